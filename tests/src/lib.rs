@@ -1,0 +1,8 @@
+//! What crosses crates: test hosts in network namespaces, processes under test, waiting for conditions.
+//!
+//! The tests themselves are in `tests/tests/`, fixtures in `tests/cases/`.
+
+pub mod bins;
+pub mod netns;
+pub mod process;
+pub mod wait;

@@ -1,0 +1,114 @@
+//! A program under test: started by us, watched by us, ended by us.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait;
+
+/// A running program. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; what it prints goes to `<dir>/<name>.log`, after what an earlier run of that name
+    /// printed.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn start(name: &str, dir: &Path, mut command: Command) -> anyhow::Result<Self> {
+        let log = dir.join(format!("{name}.log"));
+        let out = File::options().create(true).append(true).open(&log)?;
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let child = command.spawn().with_context(|| format!("{name} could not be started: {command:?}"))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// All it printed so far.
+    pub fn printed(&self) -> String {
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Waits until it has printed `text`.
+    ///
+    /// # Errors
+    /// After `limit`, or when the program has ended without printing it: what it printed.
+    pub fn wait_printed(&mut self, text: &str, limit: Duration) -> anyhow::Result<()> {
+        let mut ended = false;
+        wait::until(&format!("{text:?} from {}", self.name), limit, || {
+            let printed = self.printed();
+            if printed.contains(text) || ended {
+                return Ok(());
+            }
+            ended = self.child.try_wait().is_ok_and(|status| status.is_some());
+            Err(printed)
+        })?;
+        if !self.printed().contains(text) {
+            bail!("{} ended without printing {text:?}; it printed: {}", self.name, self.printed());
+        }
+        Ok(())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        kill(self.pid(), signal).with_context(|| format!("{} cannot be signalled", self.name))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// After `limit`: what it printed.
+    pub fn wait_end(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let (name, log) = (self.name.clone(), self.log.clone());
+        wait::until(&format!("the end of {name}"), limit, || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            _ => Err(fs::read_to_string(&log).unwrap_or_default()),
+        })
+    }
+
+    /// Ends it with SIGTERM and waits for it.
+    ///
+    /// # Errors
+    /// If it does not end within `limit`.
+    pub fn stop(mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        self.wait_end(limit)
+    }
+
+    /// Ends it with SIGKILL and waits for it.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // The program is ours and still running; nothing can be done if the system refuses.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
