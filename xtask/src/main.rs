@@ -1,1 +1,166 @@
-fn main() {}
+//! `cargo xtask`: the project's own commands. `cargo xtask help` lists them.
+
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+mod install;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND [ARGUMENTS]
+
+  demo            build everything, start a small cluster with Apache on this machine and show its unified
+                  log growing; Ctrl-C ends it
+  test [FILTER]   run all tests, as CI does
+  check           formatting, lints, documentation; changes nothing
+  fix             format and apply what the lints suggest
+  bench NAME      benchmarks; without a name, lists them
+  sim ARGUMENTS   simulate random histories of the ring, e.g. `cargo xtask sim --seeds 100000`
+  survive         100,000 requests over two Apaches while a daemon is killed and restarted
+
+Each command installs what it needs (Debian packages through apt-get, when root) and says so.
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let (command, rest) = args.split_first().map_or(("help", &[][..]), |(c, rest)| (c.as_str(), rest));
+    let result = match command {
+        "demo" => demo(rest),
+        "test" => test(rest),
+        "check" => check(),
+        "fix" => fix(),
+        "bench" => bench(rest),
+        "sim" => program(Profile::Release, "sim", rest),
+        "survive" => install::packages(install::APACHE).and_then(|()| {
+            build(Profile::Release)?;
+            program(Profile::Release, "survive", rest)
+        }),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(anyhow::anyhow!("there is no command `{other}`\n\n{HELP}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Profile {
+    Debug,
+    Release,
+}
+
+impl Profile {
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Debug => &[],
+            Self::Release => &["--release"],
+        }
+    }
+}
+
+fn demo(args: &[String]) -> Result<()> {
+    install::packages(install::APACHE)?;
+    build(Profile::Release)?;
+    // Replaces this process: Ctrl-C reaches the demonstration alone, which then ends what it started.
+    let error = program_command(Profile::Release, "demo", args).exec();
+    Err(error).context("cannot start the demonstration")
+}
+
+fn test(args: &[String]) -> Result<()> {
+    install::packages(install::APACHE)?;
+    install::packages(install::HOSTS)?;
+    build(Profile::Debug)?;
+    // The programs under test are the ones just built; the tests need not ask cargo again.
+    let built = [("SPREAD_TESTS_BUILT", "1")];
+    if install::has("cargo-nextest") {
+        run(cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]).args(args).envs(built))?;
+    } else {
+        println!("xtask: cargo-nextest is not installed; using `cargo test`");
+        run(cargo(&["test", "--workspace", "--lib", "--bins", "--tests"]).args(args).envs(built))?;
+    }
+    if args.is_empty() {
+        run(&mut cargo(&["test", "--workspace", "--doc"]))?;
+    }
+    Ok(())
+}
+
+fn check() -> Result<()> {
+    install::packages(install::APACHE)?;
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn fix() -> Result<()> {
+    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty"]))?;
+    run(&mut cargo(&["fmt", "--all"]))
+}
+
+/// Name, packages beyond Rust's, what it measures.
+const BENCHES: &[(&str, &[install::Package], &str)] = &[
+    ("ring", install::HOSTS, "ordered messages/s for 1 and 3 daemons against a bare multicast loop"),
+    ("client", &[], "messages/s, system calls and latency of the client library"),
+];
+
+fn bench(args: &[String]) -> Result<()> {
+    let Some((name, rest)) = args.split_first() else {
+        println!("Usage: cargo xtask bench NAME [ARGUMENTS]\n");
+        for (name, _, what) in BENCHES {
+            println!("  {name:<10} {what}");
+        }
+        return Ok(());
+    };
+    let Some((_, packages, _)) = BENCHES.iter().find(|(known, ..)| known == name) else {
+        let known: Vec<&str> = BENCHES.iter().map(|(known, ..)| *known).collect();
+        bail!("there is no benchmark `{name}`; there are: {}", known.join(", "));
+    };
+    install::packages(packages)?;
+    run(&mut cargo(&["build", "--quiet", "--release", "--package", "spreadd"]))?;
+    program(Profile::Release, &format!("bench_{name}"), rest)
+}
+
+/// Builds the whole workspace, so that every program of it is there.
+fn build(profile: Profile) -> Result<()> {
+    println!("xtask: building (the first time takes a few minutes)");
+    run(cargo(&["build", "--workspace"]).args(profile.args()))
+}
+
+/// Runs a program of the `tests` crate.
+fn program(profile: Profile, name: &str, args: &[String]) -> Result<()> {
+    run(&mut program_command(profile, name, args))
+}
+
+fn program_command(profile: Profile, name: &str, args: &[String]) -> Command {
+    let mut command = cargo(&["run", "--quiet", "--package", "tests", "--bin", name]);
+    command.args(profile.args()).arg("--").args(args).env("SPREAD_TESTS_BUILT", "1");
+    command
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+fn root() -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    dir.parent().unwrap_or(dir).to_owned()
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status =
+        command.stdin(Stdio::null()).status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed: {status}");
+    Ok(())
+}
