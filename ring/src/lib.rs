@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod api;
+pub mod assemble;
 mod config;
+pub mod pack;
 mod types;
+pub mod wire;
 
 pub use api::{Body, Boot, Class, Event, Path, PeerRef, SubmitError, Transmit};
 pub use config::{Limits, RingConfig, Timers, Windows};
