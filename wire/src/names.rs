@@ -42,18 +42,18 @@ pub enum NameError {
 }
 
 /// Whether `byte` may stand in a private, daemon or (by the client libraries) group name.
-pub(crate) const fn is_legal(byte: u8) -> bool {
+const fn is_legal(byte: u8) -> bool {
     matches!(byte, 0x24..=0x7e)
 }
 
-fn check(bytes: &[u8], max: usize) -> Result<(), NameError> {
+fn check(bytes: &[u8], max: usize, legal: fn(u8) -> bool) -> Result<(), NameError> {
     if bytes.is_empty() {
         return Err(NameError::Empty);
     }
     if bytes.len() > max {
         return Err(NameError::TooLong { len: bytes.len(), max });
     }
-    match bytes.iter().position(|&b| !is_legal(b)) {
+    match bytes.iter().position(|&b| !legal(b)) {
         Some(at) => Err(NameError::IllegalByte { byte: bytes[at], at }),
         None => Ok(()),
     }
@@ -61,7 +61,7 @@ fn check(bytes: &[u8], max: usize) -> Result<(), NameError> {
 
 fn display(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for &b in bytes {
-        if matches!(b, 0x21..=0x7e) && b != b'\\' {
+        if matches!(b, 0x21..=0x7e) {
             fmt::Write::write_char(f, char::from(b))?;
         } else {
             write!(f, "\\x{b:02x}")?;
@@ -86,7 +86,7 @@ impl GroupName {
     /// # Errors
     /// [`NameError`] if it is empty, too long or has another byte.
     pub fn new(name: &[u8]) -> Result<Self, NameError> {
-        check(name, GROUP_NAME_MAX)?;
+        check(name, GROUP_NAME_MAX, is_legal)?;
         Ok(Self::padded(name))
     }
 
@@ -174,8 +174,8 @@ struct Short<const N: usize> {
 }
 
 impl<const N: usize> Short<N> {
-    fn new(name: &[u8]) -> Result<Self, NameError> {
-        check(name, N)?;
+    fn new(name: &[u8], legal: fn(u8) -> bool) -> Result<Self, NameError> {
+        check(name, N, legal)?;
         let mut bytes = [0; N];
         bytes[..name.len()].copy_from_slice(name);
         Ok(Self { bytes, len: u8::try_from(name.len()).unwrap_or(u8::MAX) })
@@ -184,15 +184,10 @@ impl<const N: usize> Short<N> {
     fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
-
-    fn as_str(&self) -> &str {
-        // Legal name characters are ASCII.
-        str::from_utf8(self.as_bytes()).unwrap_or_default()
-    }
 }
 
 macro_rules! short_name {
-    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+    ($(#[$doc:meta])* $name:ident, $max:expr, $legal:expr) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Short<{ $max }>);
@@ -203,29 +198,24 @@ macro_rules! short_name {
             /// # Errors
             /// [`NameError`] if it is empty, too long or has an illegal byte.
             pub fn new(name: &[u8]) -> Result<Self, NameError> {
-                Short::new(name).map(Self)
+                Short::new(name, $legal).map(Self)
             }
 
             /// The bytes of the name.
             pub fn as_bytes(&self) -> &[u8] {
                 self.0.as_bytes()
             }
-
-            /// The name as text; legal characters are ASCII.
-            pub fn as_str(&self) -> &str {
-                self.0.as_str()
-            }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
+                display(self.as_bytes(), f)
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:?}", self.as_str())
+                write!(f, "\"{self}\"")
             }
         }
 
@@ -241,12 +231,26 @@ macro_rules! short_name {
 short_name!(
     /// The private name of a session: 1 to 10 legal characters, unique on its daemon.
     PrivateName,
-    PRIVATE_NAME_MAX
+    PRIVATE_NAME_MAX,
+    is_legal
 );
+
+impl PrivateName {
+    /// The name as text; legal characters are ASCII.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
 short_name!(
-    /// The name of a daemon: 1 to 19 legal characters.
+    /// The name of a daemon: 1 to 19 bytes without zero.
+    ///
+    /// Spread 5.0.1 takes any bytes as the name of a daemon in its configuration and then drops every client
+    /// of a daemon whose name is not all legal characters. We serve them: it costs nothing, because the name
+    /// is the rest of a private group after its second `#`.
     DaemonName,
-    DAEMON_NAME_MAX
+    DAEMON_NAME_MAX,
+    |byte| byte != 0
 );
 
 /// The group of one session, `#name#daemon`.
