@@ -1,1 +1,3 @@
+//! Group communication daemon, compatible with Spread clients.
 
+pub mod ring_driver;

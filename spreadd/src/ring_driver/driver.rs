@@ -1,0 +1,629 @@
+//! The loop of the ring thread.
+//!
+//! ```text
+//! loop:
+//!   wait for a socket, a wake-up, or the engine's deadline
+//!   up to some rounds: read tokens, read data, give in data, take submissions, give in tokens, send
+//!   if the deadline passed: tell the engine              input before timers, always
+//!   send, then deliver upward, then once more what that caused
+//! ```
+//!
+//! Three orders matter. Input comes before timers, so that a pause of the process is not taken for the
+//! silence of the others. Data come before tokens: what was sent before a token must not look lost because
+//! it waits in another socket. And packets leave in the order of their emission, across both sockets.
+//! spec: ring-protocol 3.2, 6.3
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use spread_ring::{Body, Class, Event, Nanos, NodeId, Path, Service, SubmitError, Transmit};
+use tracing::{debug, info, trace, warn};
+
+use super::batch::{Flush, Intake, SendQueue, segments};
+use super::blackbox::{Blackbox, What};
+use super::header::Header;
+use super::keys::KeyRing;
+use super::peers::Peers;
+use super::seal::Sealer;
+use super::sockets::Sockets;
+use super::stats::{DropReason, IoStats};
+use super::sys::{RECV_BATCH, Waiter, wait_writable};
+use super::transport::Transport;
+use super::waker::Waker;
+
+/// Longest sleep without a deadline.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Rounds of reading before other work gets its turn; more if a deadline has passed, because then timers
+/// come next and must not speak about packets that are already here.
+const ROUNDS: usize = 4;
+const ROUNDS_OVERDUE: usize = 64;
+
+/// Data packets read behind a token before the token is handed in.
+const DATA_BEFORE_TOKEN: usize = 128;
+
+/// Submissions taken in one turn.
+const SUBMISSIONS: usize = 512;
+
+/// Turns of deliver, submit, send before the sockets are looked at again.
+const TURNS: usize = 8;
+
+/// Datagrams of other protocols handed up in one round.
+const FOREIGN_MAX: usize = 16;
+
+/// How long one flush may wait for room before its packets count as lost.
+const BLOCKED_MAX: Duration = Duration::from_millis(100);
+
+/// How long a wait for kernel buffers sleeps; the socket says it is writable all the while.
+const NO_BUFFERS_WAIT: Duration = Duration::from_micros(200);
+
+/// How long a leave may take.
+pub(super) const LEAVE_MAX: Duration = Duration::from_secs(2);
+
+/// Lines of the engine's trace kept for a dump.
+const TRACE_LINES: usize = 4096;
+
+/// Commands waiting for the ring thread.
+pub(super) const COMMANDS: usize = 16;
+
+/// The layer above the ring. Called on the ring thread; must not block.
+pub trait Upper {
+    /// Takes the next event, in order.
+    fn handle_event(&mut self, event: Event);
+
+    /// The next message to order, if there is one. Called only when the engine has room, in batches, after
+    /// each [wake-up](Waker::wake) and after events.
+    fn next_submission(&mut self) -> Option<(Service, Body)>;
+
+    /// A batch of events is complete: pass on what was collected.
+    fn flush(&mut self);
+
+    /// A datagram on the data port that is no ring packet (it begins with `80` or `81`: the monitor
+    /// protocol). What is returned goes back to its source.
+    fn handle_foreign(&mut self, from: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
+        let _ = (from, datagram);
+        None
+    }
+}
+
+/// What the loop needs of the engine. A trait so that the loop can be tested with a scripted one.
+pub(super) trait Engine {
+    type Stats: Clone + Send + 'static;
+    fn handle_packet(&mut self, now: Nanos, path: Path, from: NodeId, plain: Bytes);
+    fn handle_timeout(&mut self, now: Nanos);
+    fn submit(&mut self, now: Nanos, service: Service, body: Body) -> Result<(), SubmitError>;
+    fn leave(&mut self, now: Nanos);
+    fn is_gone(&self) -> bool;
+    fn poll_transmit(&mut self) -> Option<Transmit>;
+    fn poll_event(&mut self) -> Option<Event>;
+    fn poll_timeout(&self) -> Option<Nanos>;
+    fn poll_trace(&mut self) -> Option<String>;
+    fn usable_session(&self, node: NodeId) -> Option<u64>;
+    fn stats(&self) -> Self::Stats;
+}
+
+/// What other threads ask of the ring thread. Each is taken once a turn.
+pub(super) enum Command<S> {
+    Leave,
+    Keys(KeyRing),
+    Report(Sender<(IoStats, S)>),
+    Blackbox(Sender<String>),
+}
+
+/// Time since the start of the driver.
+pub(super) struct Clock(pub(super) Instant);
+
+impl Clock {
+    pub(super) fn now(&self) -> Nanos {
+        Nanos(0) + self.0.elapsed()
+    }
+}
+
+/// What a [`Driver`] is made of.
+pub(super) struct Parts<E: Engine, U> {
+    pub(super) engine: E,
+    pub(super) upper: U,
+    pub(super) sealer: Box<dyn Sealer>,
+    pub(super) peers: Peers,
+    pub(super) transport: Transport,
+    pub(super) sockets: Sockets,
+    pub(super) waker: Waker,
+    pub(super) inbox: Receiver<Command<E::Stats>>,
+    pub(super) clock: Clock,
+    /// A thread that does not run for so long has paused.
+    pub(super) pause_min: Duration,
+    pub(super) spin: Duration,
+    pub(super) offload: bool,
+}
+
+/// A token that waits for the data before it.
+struct HeldToken {
+    path: Path,
+    from: NodeId,
+    session: u64,
+    usable: bool,
+    plain: Bytes,
+}
+
+pub(super) struct Driver<E: Engine, U> {
+    engine: E,
+    upper: U,
+    sealer: Box<dyn Sealer>,
+    peers: Peers,
+    transport: Transport,
+    sockets: Sockets,
+    waiter: Waiter,
+    /// Per input: there may be more to read.
+    more: Vec<bool>,
+    waker: Waker,
+    inbox: Receiver<Command<E::Stats>>,
+    clock: Clock,
+    pause_min: Duration,
+    spin: Duration,
+    intake: Intake,
+    queue: SendQueue,
+    ranges: Vec<(Range<usize>, u64, bool)>,
+    tokens: Vec<HeldToken>,
+    /// A submission that the engine had no room for.
+    held: Option<(Service, Body)>,
+    full: bool,
+    more_submissions: bool,
+    /// When a leave ends at the latest.
+    leaving: Option<Nanos>,
+    stats: IoStats,
+    blackbox: Blackbox,
+    trace: VecDeque<String>,
+}
+
+impl<E: Engine, U: Upper> Driver<E, U> {
+    pub(super) fn new(parts: Parts<E, U>) -> Self {
+        let fds = parts.sockets.inputs.iter().map(|input| input.as_fd().as_raw_fd());
+        Self {
+            waiter: Waiter::new(fds.chain([parts.waker.as_fd().as_raw_fd()])),
+            more: vec![false; parts.sockets.inputs.len()],
+            engine: parts.engine,
+            upper: parts.upper,
+            sealer: parts.sealer,
+            peers: parts.peers,
+            transport: parts.transport,
+            sockets: parts.sockets,
+            waker: parts.waker,
+            inbox: parts.inbox,
+            clock: parts.clock,
+            pause_min: parts.pause_min,
+            spin: parts.spin,
+            intake: Intake::new(),
+            queue: SendQueue::new(parts.offload),
+            ranges: Vec::with_capacity(1024),
+            tokens: Vec::with_capacity(64),
+            held: None,
+            full: false,
+            more_submissions: true,
+            leaving: None,
+            stats: IoStats::default(),
+            blackbox: Blackbox::new(),
+            trace: VecDeque::new(),
+        }
+    }
+
+    /// Runs until the engine has left the ring.
+    pub(super) fn run(mut self) -> U {
+        info!("The ring thread runs.");
+        let mut now = self.clock.now();
+        self.transmit(now);
+        self.deliver(now);
+        loop {
+            now = self.wait(now);
+            self.turn(now);
+            if self.engine.is_gone() || self.leaving.is_some_and(|end| now >= end) {
+                break;
+            }
+        }
+        self.transmit(now);
+        self.deliver(now);
+        info!(
+            sent = self.stats.packets_sent,
+            received = self.stats.packets_received,
+            "The ring thread ends."
+        );
+        self.upper
+    }
+
+    /// Waits for something to do and returns the time.
+    fn wait(&mut self, last: Nanos) -> Nanos {
+        let before = self.clock.now();
+        let busy = self.more_submissions && !self.full || self.more.contains(&true);
+        let deadline = self.engine.poll_timeout().unwrap_or(before + WAIT_MAX).min(before + WAIT_MAX);
+        let timeout = if busy { Duration::ZERO } else { deadline.since(before) };
+        if let Err(error) = self.ready(before, timeout) {
+            // Out of kernel memory at worst; the next turn tries again, and the sockets are read anyway.
+            warn!(%error, "Waiting for the ring's sockets failed.");
+            thread::sleep(NO_BUFFERS_WAIT);
+            self.more.fill(true);
+        }
+        for (index, more) in self.more.iter_mut().enumerate() {
+            *more |= self.waiter.is_ready(index);
+        }
+        self.stats.wakeups += 1;
+        let now = self.clock.now();
+        let late = now.since(deadline).max(before.since(last));
+        if late > self.pause_min {
+            self.stats.pauses += 1;
+            self.blackbox.note(now, What::Pause, None, late.as_nanos() as u64, 0);
+            warn!(?late, pauses = self.stats.pauses, "The ring thread did not run for a while.");
+        }
+        now
+    }
+
+    fn ready(&mut self, before: Nanos, timeout: Duration) -> io::Result<()> {
+        let spin = self.spin.min(timeout);
+        if !spin.is_zero() {
+            loop {
+                self.waiter.wait(Duration::ZERO)?;
+                if (0..=self.more.len()).any(|index| self.waiter.is_ready(index)) {
+                    return Ok(());
+                }
+                if self.clock.now().since(before) >= spin {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        self.waiter.wait(timeout - spin)
+    }
+
+    /// All work that is there.
+    fn turn(&mut self, now: Nanos) {
+        let overdue = self.engine.poll_timeout().is_some_and(|deadline| deadline <= now);
+        if self.waiter.is_ready(self.more.len()) {
+            self.waker.clear();
+            self.more_submissions = true;
+        }
+        self.commands(now);
+        for _ in 0..if overdue { ROUNDS_OVERDUE } else { ROUNDS } {
+            if !self.more.contains(&true) {
+                break;
+            }
+            self.round(now);
+            self.transmit(now);
+        }
+        self.submit(now);
+        if let Some(deadline) = self.engine.poll_timeout().filter(|deadline| *deadline <= now) {
+            self.blackbox.note(now, What::Timeout, None, now.since(deadline).as_nanos() as u64, 0);
+            self.engine.handle_timeout(now);
+        }
+        self.transmit(now);
+        for _ in 0..TURNS {
+            if !self.deliver(now) {
+                break;
+            }
+            self.submit(now);
+            self.transmit(now);
+        }
+        self.traces();
+    }
+
+    fn commands(&mut self, now: Nanos) {
+        for command in self.inbox.try_iter().take(COMMANDS) {
+            match command {
+                Command::Leave => {
+                    if self.leaving.is_none() {
+                        info!("Leaving the ring.");
+                        self.blackbox.note(now, What::Leave, None, 0, 0);
+                        self.leaving = Some(now + LEAVE_MAX);
+                        self.engine.leave(now);
+                    }
+                }
+                Command::Keys(keys) => {
+                    let active = keys.active_id();
+                    if self.sealer.reload(keys) {
+                        info!(active, "The keys were reloaded.");
+                        self.blackbox.note(now, What::Keys, None, active.into(), 0);
+                    } else {
+                        warn!("The daemon was started without keys; restart it to use some.");
+                    }
+                }
+                // Nobody waits any more if these fail.
+                Command::Report(answer) => {
+                    self.stats.slabs_allocated = self.intake.slabs_allocated();
+                    let _ = answer.try_send((self.stats.clone(), self.engine.stats()));
+                }
+                Command::Blackbox(answer) => {
+                    let mut dump = self.blackbox.dump();
+                    for line in &self.trace {
+                        dump.push_str(line);
+                        dump.push('\n');
+                    }
+                    let _ = answer.try_send(dump);
+                }
+            }
+        }
+    }
+
+    /// Reads each socket once: tokens first, so that all data sent before them are read after them.
+    fn round(&mut self, now: Nanos) {
+        for index in 0..self.more.len() {
+            if self.more[index] && self.sockets.inputs[index].class == Class::Token {
+                self.read(now, index, RECV_BATCH);
+            }
+        }
+        for index in 0..self.more.len() {
+            if self.sockets.inputs[index].class != Class::Data {
+                continue;
+            }
+            if self.tokens.is_empty() {
+                if self.more[index] {
+                    self.read(now, index, RECV_BATCH);
+                }
+            } else {
+                // Also if the last wait saw nothing here: packets may have come since.
+                let mut packets = 0;
+                loop {
+                    packets += self.read(now, index, RECV_BATCH);
+                    if !self.more[index] || packets >= DATA_BEFORE_TOKEN {
+                        break;
+                    }
+                }
+            }
+        }
+        if self.tokens.is_empty() {
+            return;
+        }
+        // Before the visit, so that it can send them.
+        self.submit(now);
+        let mut tokens = std::mem::take(&mut self.tokens);
+        for token in tokens.drain(..) {
+            self.engine.handle_packet(now, token.path, token.from, token.plain);
+            if !token.usable {
+                confirm(&mut self.peers, &self.engine, token.from, token.session);
+            }
+        }
+        self.tokens = tokens;
+    }
+
+    /// Reads a socket once and returns the number of packets. Data go to the engine, tokens wait.
+    fn read(&mut self, now: Nanos, index: usize, max: usize) -> usize {
+        let input = &mut self.sockets.inputs[index];
+        let runs = match self.intake.read(input.as_fd(), max) {
+            Ok(runs) => runs,
+            Err(error) => {
+                self.more[index] = error.kind() == io::ErrorKind::Interrupted;
+                if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                    self.stats.receive_errors += 1;
+                    debug!(%error, "Receiving failed.");
+                }
+                return 0;
+            }
+        };
+        self.more[index] = runs == max;
+        self.stats.receive_calls += 1;
+        let (class, path) = (input.class, input.path);
+        let mut packets = 0;
+        let mut foreign = 0;
+        for run in 0..runs {
+            let Some((received, data)) = self.intake.run(run) else { break };
+            if let Some(dropped) = received.dropped {
+                let input = &mut self.sockets.inputs[index];
+                self.stats.socket_drops += u64::from(dropped.wrapping_sub(input.dropped));
+                input.dropped = dropped;
+            }
+            self.stats.bytes_received += received.len as u64;
+            let before = packets;
+            if received.truncated || received.len == 0 {
+                packets += 1;
+                self.stats.drop(if received.truncated { DropReason::Truncated } else { DropReason::Short });
+                continue;
+            }
+            if matches!(data[0], 0x80 | 0x81) && class == Class::Data {
+                packets += 1;
+                foreign += 1;
+                if let Some(from) = received.from.filter(|_| foreign <= FOREIGN_MAX)
+                    && let Some(answer) = self.upper.handle_foreign(from, data)
+                    && let Err(error) = self.sockets.reply(from, &answer)
+                {
+                    debug!(%from, %error, "An answer could not be sent.");
+                }
+                continue;
+            }
+            let source = match self.peers.source(&self.transport, received.from) {
+                Ok(source) => source,
+                Err(reason) => {
+                    for _ in segments(received.len, received.segment_len) {
+                        packets += 1;
+                        self.stats.drop(reason);
+                    }
+                    if reason != DropReason::Own {
+                        self.blackbox.note(now, What::Dropped, None, reason as u64, received.len as u64);
+                    }
+                    continue;
+                }
+            };
+            self.ranges.clear();
+            for range in segments(received.len, received.segment_len) {
+                packets += 1;
+                let packet = &mut data[range.clone()];
+                let mark = Header::of(packet).map(|header| (header.packet_type(), header.counter()));
+                match self.peers.admit(now, source, packet, &mut *self.sealer) {
+                    Ok(admitted) => {
+                        let (kind, counter) = mark.unwrap_or_default();
+                        if kind != 1 {
+                            self.blackbox.note(now, What::Received(kind), Some(source), counter, 0);
+                        }
+                        let plain = range.start..range.start + admitted.len;
+                        self.ranges.push((plain, admitted.session, admitted.usable));
+                    }
+                    Err(reason) => {
+                        self.stats.drop(reason);
+                        self.blackbox.note(
+                            now,
+                            What::Dropped,
+                            Some(source),
+                            reason as u64,
+                            range.len() as u64,
+                        );
+                    }
+                }
+            }
+            if packets - before > 1 {
+                self.stats.coalesced_receives += 1;
+                self.stats.coalesced_packets += (packets - before) as u64;
+            }
+            let (engine, peers, tokens) = (&mut self.engine, &mut self.peers, &mut self.tokens);
+            self.intake.hand_out(run, &self.ranges, |plain, session, usable| match class {
+                Class::Token => tokens.push(HeldToken { path, from: source, session, usable, plain }),
+                Class::Data => {
+                    engine.handle_packet(now, path, source, plain);
+                    if !usable {
+                        confirm(peers, engine, source, session);
+                    }
+                }
+            });
+        }
+        self.stats.packets_received += packets as u64;
+        packets
+    }
+
+    /// Takes messages from the layer above while the engine has room.
+    fn submit(&mut self, now: Nanos) {
+        if self.full || !self.more_submissions {
+            return;
+        }
+        for _ in 0..SUBMISSIONS {
+            let Some((service, body)) = self.held.take().or_else(|| self.upper.next_submission()) else {
+                self.more_submissions = false;
+                return;
+            };
+            match self.engine.submit(now, service, body.clone()) {
+                Ok(()) => self.stats.submissions += 1,
+                Err(SubmitError::Full) => {
+                    self.held = Some((service, body));
+                    self.full = true;
+                    self.stats.submit_full += 1;
+                    return;
+                }
+                Err(error) => {
+                    // The layer above knows the limit, and that it asked to leave.
+                    self.stats.submissions_refused += 1;
+                    debug!(%error, "The engine did not take a message.");
+                }
+            }
+        }
+    }
+
+    /// Hands all events up. Returns whether there was one.
+    fn deliver(&mut self, now: Nanos) -> bool {
+        let mut any = false;
+        while let Some(event) = self.engine.poll_event() {
+            any = true;
+            match &event {
+                Event::Deliver { .. } => self.stats.deliveries += 1,
+                Event::Regular { id, members } => {
+                    self.blackbox.note(now, What::Regular, Some(id.rep), id.epoch, members.len() as u64);
+                    let members: Vec<_> = members.iter().map(|m| m.node.0).collect();
+                    info!(%id, ?members, "New regular configuration.");
+                }
+                Event::Transitional { id, members, of } => {
+                    self.blackbox.note(now, What::Transitional, Some(id.rep), id.epoch, members.len() as u64);
+                    let members: Vec<_> = members.iter().map(|m| m.node.0).collect();
+                    debug!(%id, %of, ?members, "Transitional configuration.");
+                    trace!(blackbox = self.blackbox.dump(), "The last events.");
+                }
+                Event::Writable => self.full = false,
+            }
+            self.upper.handle_event(event);
+        }
+        if any {
+            self.upper.flush();
+            self.more_submissions = true;
+        }
+        any
+    }
+
+    /// Seals and sends all that the engine has to send.
+    fn transmit(&mut self, now: Nanos) {
+        while let Some(transmit) = self.engine.poll_transmit() {
+            if !self.queue.has_room(transmit.packet.len(), &*self.sealer) {
+                self.flush(now);
+            }
+            if let Some(kind) =
+                Header::of(&transmit.packet).map(Header::packet_type).filter(|kind| *kind != 1)
+            {
+                self.blackbox.note(
+                    now,
+                    What::Sent(kind),
+                    transmit.to.first(),
+                    transmit.packet.len() as u64,
+                    0,
+                );
+            }
+            self.queue.push(&transmit, &mut *self.sealer);
+        }
+        self.flush(now);
+    }
+
+    /// Sends the queue, waiting a little if there is no room: nothing is overtaken and, for so long,
+    /// nothing is lost.
+    fn flush(&mut self, now: Nanos) {
+        let mut waiting_since = None;
+        let errors = self.stats.send_errors;
+        loop {
+            let flush = self.queue.flush(now, &self.transport, &mut &self.sockets, &mut self.stats);
+            let before = self.clock.now();
+            match flush {
+                Flush::Done => break,
+                Flush::Blocked(class) => wait_writable(self.sockets.output(class), Duration::from_millis(1)),
+                Flush::NoBuffers => thread::sleep(NO_BUFFERS_WAIT),
+            }
+            let since = *waiting_since.get_or_insert(before);
+            if self.clock.now().since(since) > BLOCKED_MAX {
+                let lost = self.queue.abandon();
+                self.stats.send_abandoned += lost;
+                self.blackbox.note(now, What::Abandoned, None, lost, 0);
+                warn!(
+                    lost,
+                    total = self.stats.send_abandoned,
+                    "The network takes no packets; some are given up."
+                );
+                break;
+            }
+        }
+        if waiting_since.is_some() {
+            self.blackbox.note(now, What::Blocked, None, self.stats.send_blocked, 0);
+        }
+        if self.stats.send_errors > errors {
+            let code = self.stats.send_error_last;
+            self.blackbox.note(now, What::SendError, None, u64::from(code.unsigned_abs()), 0);
+            if errors == 0 || self.stats.send_errors.is_power_of_two() {
+                let error = io::Error::from_raw_os_error(code);
+                warn!(%error, total = self.stats.send_errors, "Sending failed.");
+            }
+        }
+    }
+
+    fn traces(&mut self) {
+        while let Some(line) = self.engine.poll_trace() {
+            trace!("{line}");
+            if self.trace.len() >= TRACE_LINES {
+                self.trace.pop_front();
+            }
+            self.trace.push_back(line);
+        }
+    }
+}
+
+/// Learns whether the engine has found the session of a packet to be alive.
+fn confirm<E: Engine>(peers: &mut Peers, engine: &E, node: NodeId, session: u64) {
+    if engine.usable_session(node) == Some(session) {
+        peers.confirm(node, session);
+    }
+}
+
+#[cfg(test)]
+mod tests;
