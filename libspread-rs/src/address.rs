@@ -174,7 +174,7 @@ mod tests {
             ("-60726", unix(4810)),
             ("-1", unix(65535)),
             ("0", unix(0)),
-            ("99999999999", unix((99_999_999_999_u64 % 65536) as u16)),
+            ("99999999999", unix(59_391)),
             ("99999999999999999999999", unix(65535)),
             ("4803@localhost", tcp(4803, "localhost")),
             ("4803 @localhost", tcp(4803, "localhost")),
@@ -186,9 +186,17 @@ mod tests {
         for (text, want) in good {
             assert_eq!(text.parse::<Address>(), Ok(want), "{text:?}");
         }
-        for text in
-            ["abc", "@localhost", "4803localhost", "4803:localhost", "4803x", "4803@", "0x12e8", "4803@ host", "-"]
-        {
+        for text in [
+            "abc",
+            "@localhost",
+            "4803localhost",
+            "4803:localhost",
+            "4803x",
+            "4803@",
+            "0x12e8",
+            "4803@ host",
+            "-",
+        ] {
             assert!(matches!(text.parse::<Address>(), Err(AddressError::Form { .. })), "{text:?}");
         }
     }

@@ -59,10 +59,7 @@ impl Handshake {
 
     /// Takes what has arrived so far; units are removed from `input` when they are complete. Bytes behind the handshake
     /// stay there.
-    pub(crate) fn handle_input(
-        &mut self,
-        input: &mut BytesMut,
-    ) -> Result<Option<Established>, ConnectError> {
+    pub(crate) fn handle_input(&mut self, input: &mut BytesMut) -> Result<Option<Established>, ConnectError> {
         loop {
             match &mut self.state {
                 State::WaitList => {
@@ -77,20 +74,19 @@ impl Handshake {
                     }
                     Some(&Password::BAD) => return Err(ConnectError::AuthFailed),
                     Some(&byte) => {
-                        return Err(refused(HandshakeError::Rejected(
-                            spread_wire::handshake::RejectCode(byte.cast_signed()),
-                        )));
+                        return Err(refused(HandshakeError::Rejected(spread_wire::handshake::RejectCode(
+                            byte.cast_signed(),
+                        ))));
                     }
                 },
                 State::WaitAccept { .. } => {
                     let Some(accept) = Accept::decode(input, self.priority).map_err(refused)? else {
                         return Ok(None);
                     };
-                    let private_group =
-                        PrivateGroup::try_from(&accept.private_group).map_err(|error| {
-                            let what = format!("private group {}: {error}", accept.private_group);
-                            ConnectError::Protocol { what }
-                        })?;
+                    let private_group = PrivateGroup::try_from(&accept.private_group).map_err(|error| {
+                        let what = format!("private group {}: {error}", accept.private_group);
+                        ConnectError::Protocol { what }
+                    })?;
                     let version = accept.version;
                     // The wire layer lets no negative version pass.
                     let byte = |b: i8| b.unsigned_abs();

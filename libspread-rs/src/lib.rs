@@ -36,6 +36,8 @@ mod message;
 mod outbox;
 mod service;
 mod target;
+#[cfg(feature = "tokio")]
+mod tokio_face;
 
 pub use address::{Address, DEFAULT_PORT, DEFAULT_SOCKET_DIR};
 pub use builder::{Auth, Builder, Reconnect};
@@ -45,3 +47,5 @@ pub use outbox::Unsent;
 pub use service::Service;
 pub use spread_wire::{DaemonName, GroupId, GroupName, NameError, PrivateGroup, PrivateName, ServiceType};
 pub use target::Targets;
+#[cfg(feature = "tokio")]
+pub use tokio_face::{Connection, Receiver, Sender};

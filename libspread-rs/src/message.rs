@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use spread_wire::{Cause as WireCause, Frame, GroupId, GroupName, Kind, MembershipBody, PrivateGroup, ServiceType};
+use spread_wire::{
+    Cause as WireCause, Frame, GroupId, GroupName, Kind, MembershipBody, PrivateGroup, ServiceType,
+};
 
 use crate::address::Address;
 use crate::error::ReceiveError;

@@ -79,7 +79,7 @@ impl Service {
 
 impl From<Service> for ServiceType {
     fn from(service: Service) -> Self {
-        ServiceType(service.0)
+        Self(service.0)
     }
 }
 

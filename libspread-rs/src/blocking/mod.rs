@@ -43,7 +43,9 @@ use link::{Gone, Handle, Link, Shared};
 use read::ReadBuffer;
 use socket::Deadline;
 
+#[cfg(feature = "tokio")]
 pub(crate) use link::Delay;
+#[cfg(feature = "tokio")]
 pub(crate) use socket::set_keepalive;
 
 /// How long an orderly end waits for the daemon when no limit for sends is set.
@@ -467,8 +469,7 @@ impl Sender {
         let len = frame_bytes(groups.len(), data.len());
         let full = self.outbox.len() + len > queue && !self.outbox.is_empty();
         // The clock is read only if something may have to be waited for.
-        let deadline =
-            if full || write == Write::All { Deadline::after(limit) } else { Deadline::NEVER };
+        let deadline = if full || write == Write::All { Deadline::after(limit) } else { Deadline::NEVER };
         if full {
             self.write_until(queue.saturating_sub(len), deadline)?;
         }
@@ -482,7 +483,11 @@ impl Sender {
             Ok(()) => Ok(()),
             Err(SendError::TimedOut) if write == Write::Batch => Ok(()),
             Err(SendError::TimedOut) => {
-                if self.outbox.take_back(len, false) { Err(SendError::TimedOut) } else { Ok(()) }
+                if self.outbox.take_back(len, false) {
+                    Err(SendError::TimedOut)
+                } else {
+                    Ok(())
+                }
             }
             Err(error) => {
                 self.outbox.take_back(len, true);
@@ -699,11 +704,7 @@ impl Receiver {
     }
 
     #[cold]
-    fn replace_link(
-        &mut self,
-        error: Option<io::Error>,
-        deadline: Deadline,
-    ) -> Result<Filled, ReceiveError> {
+    fn replace_link(&mut self, error: Option<io::Error>, deadline: Deadline) -> Result<Filled, ReceiveError> {
         self.state = ReceiverState::Lost;
         let closed = self.handle.0.is_closed();
         match self.handle.0.next(&self.link, deadline) {

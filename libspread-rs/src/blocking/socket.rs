@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, shutdown,
-    socket, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt,
+    shutdown, socket, sockopt,
 };
 
 use crate::address::Address;
@@ -184,7 +184,8 @@ impl Socket {
                 Ok(0) if !deadline.has_passed() => {}
                 Ok(_) => {
                     let got = fds[0].revents().unwrap_or(PollFlags::empty());
-                    let broken = got.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL);
+                    let broken =
+                        got.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL);
                     return Ok(Ready {
                         read: read && (broken || got.contains(PollFlags::POLLIN)),
                         write: write && (broken || got.contains(PollFlags::POLLOUT)),
