@@ -3,6 +3,7 @@
 //! The tests themselves are in `tests/tests/`, fixtures in `tests/cases/`.
 
 pub mod bins;
+pub mod cluster;
 pub mod netns;
 pub mod process;
 pub mod wait;
