@@ -18,9 +18,11 @@ mod entry;
 mod error;
 mod escape;
 mod format;
+
 mod lines;
 mod logformat;
 mod scan;
+pub mod stats;
 mod time;
 
 pub use entry::{Entry, RequestLine};
