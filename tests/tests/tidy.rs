@@ -84,9 +84,25 @@ fn links_of_documents_lead_somewhere() {
 #[test]
 fn pure_crates_depend_on_almost_nothing() {
     let allowed = [
-        "access-log", "arrayvec", "bytes", "memchr", "once_cell", "pin-project-lite", "proc-macro2", "quote",
-        "rustc-hash", "spread-groups", "spread-ring", "spread-wire", "syn", "thiserror", "thiserror-impl",
-        "tracing", "tracing-attributes", "tracing-core", "unicode-ident",
+        "access-log",
+        "arrayvec",
+        "bytes",
+        "memchr",
+        "once_cell",
+        "pin-project-lite",
+        "proc-macro2",
+        "quote",
+        "rustc-hash",
+        "spread-groups",
+        "spread-ring",
+        "spread-wire",
+        "syn",
+        "thiserror",
+        "thiserror-impl",
+        "tracing",
+        "tracing-attributes",
+        "tracing-core",
+        "unicode-ident",
     ];
     for package in ["spread-wire", "spread-ring", "spread-groups", "access-log"] {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -21,6 +21,9 @@ pub(crate) const APACHE: &[Package] = &[
 /// To make hosts in network namespaces and cut the network between them.
 pub(crate) const HOSTS: &[Package] = &[("iproute2", "ip"), ("nftables", "nft")];
 
+/// Log analyzers to compare with.
+pub(crate) const RIVALS: &[Package] = &[("goaccess", "goaccess"), ("mawk", "mawk")];
+
 /// Installs those of `packages` that are missing.
 pub(crate) fn packages(packages: &[Package]) -> Result<()> {
     let missing: Vec<&str> =

@@ -111,6 +111,7 @@ fn fix() -> Result<()> {
 const BENCHES: &[(&str, &[install::Package], &str)] = &[
     ("ring", install::HOSTS, "ordered messages/s for 1 and 3 daemons against a bare multicast loop"),
     ("client", &[], "messages/s, system calls and latency of the client library"),
+    ("monitor", install::RIVALS, "lines/s of the access-log parser and its figures against GoAccess"),
 ];
 
 fn bench(args: &[String]) -> Result<()> {
