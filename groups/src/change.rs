@@ -35,7 +35,7 @@ impl Groups {
     /// The ring formed a configuration of the daemons `members`.
     pub fn handle_regular(&mut self, id: ConfigId, members: &[u16]) {
         let members = Nodes::of(members);
-        let survivors = self.transition.take().map_or(Nodes::one(self.me), |t| t.survivors);
+        let survivors = self.transition.take().map_or_else(|| Nodes::one(self.me), |t| t.survivors);
         let was_synced = self.exchange.take().is_none() && self.config.is_some();
         self.config = Some(Configuration { id, members });
         // Everybody else either left or has another table. spec: group-semantics 4 R7

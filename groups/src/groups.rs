@@ -244,7 +244,7 @@ impl Groups {
                 }
             }
         }
-        if self.transition.is_none() && self.table.names(|g| g.reaches_beyond(self.side)).first().is_some() {
+        if self.transition.is_none() && !self.table.names(|g| g.reaches_beyond(self.side)).is_empty() {
             return Err("a group has members of other sides".to_owned());
         }
         if self.is_synced() && self.transition.is_none() && !self.table.names(|g| g.changed).is_empty() {

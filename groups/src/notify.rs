@@ -33,7 +33,9 @@ impl Groups {
         }
         let departing = self.transition.is_some_and(|t| !t.survivors.contains(from));
         // spec: group-semantics 2.4, "created by a join delivered in transition"
-        let Some(config) = self.transition.map(|t| t.id).or(self.config.map(|c| c.id)) else { return };
+        let Some(config) = self.transition.map(|t| t.id).or_else(|| self.config.map(|c| c.id)) else {
+            return;
+        };
         let base = self.base_id(config);
         let member = Member { name, node: from, local };
         let joined = self.table.join(group, member, || Group::new(base, departing));
