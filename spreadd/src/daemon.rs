@@ -1,0 +1,328 @@
+//! A whole daemon inside a process: what the program `spreadd` is made of, and what tests start on free ports.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use spread_groups::{Groups, GroupsConfig};
+use spread_wire::{DaemonName, limits};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
+
+use crate::alone::RingThread;
+use crate::hub::{Hub, SlowLimits};
+use crate::session::handshake::Times;
+use crate::session::inbox::Inbox;
+use crate::session::listen::{Listeners, SocketFile};
+use crate::session::policy::{Permit, Policy};
+use crate::session::registry::Registry;
+use crate::session::stats::Counters;
+use crate::session::{Auth, ListenError, SessionStats, Shared, accept_local, accept_tcp};
+
+/// Directory of the local socket unless another is given; the client libraries look there.
+pub const SOCKET_DIR: &str = "/tmp";
+
+/// A refused client is waited for so long until it has taken its code.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Most time for the threads that serve clients to end.
+const RUNTIME_END: Duration = Duration::from_secs(1);
+
+/// Everything a daemon must be told.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// All configured daemons in configuration order: segment after segment.
+    pub daemons: Vec<Member>,
+    /// Which of them this one is, from 0.
+    pub me: u16,
+    /// Port for clients; 0 takes a free one, see [`Daemon::port`].
+    pub port: u16,
+    /// Addresses on which TCP clients are served. Empty: all addresses of the host.
+    pub listen: Vec<IpAddr>,
+    /// Directory of the local socket; its name is the port. `None`: no local socket.
+    pub socket_dir: Option<PathBuf>,
+    /// Who may connect.
+    pub auth: Auth,
+    /// What clients may do.
+    pub policy: Arc<dyn Policy>,
+    /// Limits of the sessions.
+    pub limits: SessionLimits,
+    /// Threads that serve clients.
+    pub threads: usize,
+}
+
+/// A configured daemon as its group members see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name: the last part of the private groups of its clients.
+    pub name: DaemonName,
+    /// Its number in group identifiers; see [`auto_id`].
+    pub id: i32,
+}
+
+impl Member {
+    /// A daemon without a `VirtualID`.
+    pub fn new(name: DaemonName) -> Self {
+        Self { name, id: auto_id(name.as_bytes()).cast_signed() }
+    }
+}
+
+/// Limits of the sessions. All bound memory or time of one client or of all.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Sessions at once, those in authentication included.
+    pub sessions_max: usize,
+    /// `MaxSessionMessages`: messages that may wait for a client that does not read.
+    pub session_messages_max: usize,
+    /// A client with more messages than that is dropped if it has not caught up after this time.
+    pub slow_grace: Duration,
+    /// A client with more messages than that is dropped at once if they have more bytes than this.
+    pub slow_bytes_max: usize,
+    /// Bytes of requests, with overhead, that wait for the ring before the daemon stops reading from clients.
+    pub inbox_bytes_max: usize,
+    /// Time for a new connection's hello.
+    pub hello_timeout: Duration,
+    /// Time for the rest of the handshake.
+    pub auth_timeout: Duration,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            sessions_max: limits::SESSIONS_MAX,
+            session_messages_max: limits::SESSION_MESSAGES as usize,
+            slow_grace: Duration::from_millis(250),
+            slow_bytes_max: 64 << 20,
+            inbox_bytes_max: 4 << 20,
+            hello_timeout: Duration::from_millis(limits::HELLO_TIMEOUT_MS),
+            auth_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Options {
+    /// A daemon without others: TCP on all addresses and a local socket, everybody may connect.
+    pub fn alone(name: DaemonName, port: u16) -> Self {
+        Self {
+            daemons: vec![Member::new(name)],
+            me: 0,
+            port,
+            listen: Vec::new(),
+            socket_dir: Some(PathBuf::from(SOCKET_DIR)),
+            auth: Auth::default(),
+            policy: Arc::new(Permit),
+            limits: SessionLimits::default(),
+            threads: default_threads(),
+        }
+    }
+}
+
+/// One thread serves tens of thousands of messages a second; more than four are never busy before the ring
+/// thread is.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4)
+}
+
+/// The number of a daemon without a `VirtualID`: a hash of its name. spec: daemon-config 5
+pub fn auto_id(name: &[u8]) -> u32 {
+    let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
+    let mut h = len.wrapping_add(1);
+    // The terminating zero byte counts.
+    for byte in name.iter().chain(&[0]) {
+        h = h.wrapping_add(i32::from(byte.cast_signed()).cast_unsigned());
+        h = h.wrapping_add(h << 10);
+        h ^= h >> 6;
+    }
+    h = h.wrapping_add(h << 3);
+    h ^= h >> 11;
+    h = h.wrapping_add(h << 15);
+    if h == 0 || h == u32::MAX { len.wrapping_add(1) << 16 } else { h }
+}
+
+/// Why a daemon does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A socket for clients cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The daemons do not fit together.
+    #[error(transparent)]
+    Groups(#[from] spread_groups::ConfigError),
+    /// `me` is not one of the daemons.
+    #[error("the options name no daemon as this one")]
+    Options,
+    /// The system gave no thread or descriptor.
+    #[error("cannot start the threads that serve clients")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// A running daemon. Dropping it stops it: clients see the end of their streams, the file of the local socket
+/// is removed.
+pub struct Daemon {
+    name: DaemonName,
+    port: u16,
+    tcp: Vec<SocketAddr>,
+    local: Option<PathBuf>,
+    registry: Arc<Registry>,
+    counters: Arc<Counters>,
+    /// Removes the file of the local socket when dropped.
+    file: Option<SocketFile>,
+    /// There until the daemon is stopped.
+    runtime: Option<Runtime>,
+    ring: RingThread,
+}
+
+impl Daemon {
+    /// Opens the sockets and starts the threads. Clients can connect when it returns.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind then.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let groups = Groups::new(GroupsConfig {
+            daemons: options
+                .daemons
+                .iter()
+                .map(|d| spread_groups::Daemon { name: d.name, id: d.id })
+                .collect(),
+            me: options.me,
+        })?;
+        let me = options.daemons.get(usize::from(options.me)).copied();
+        // Checked by the group engine.
+        let Some(Member { name, .. }) = me else { return Err(StartError::Options) };
+        let mut listeners = Listeners::open(&options.listen, options.port, options.socket_dir.as_deref())?;
+        let limits = options.limits;
+        let inbox = Arc::new(Inbox::new(limits.inbox_bytes_max));
+        let counters = Arc::new(Counters::default());
+        let registry = Arc::new(Registry::new(limits.sessions_max));
+        let slow = SlowLimits {
+            frames: limits.session_messages_max,
+            grace: limits.slow_grace,
+            bytes: limits.slow_bytes_max,
+        };
+        let hub =
+            Hub::new(groups, Arc::clone(&inbox), Arc::clone(&options.policy), Arc::clone(&counters), slow);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(options.threads.max(1))
+            .thread_name("sessions")
+            .enable_all()
+            .build()
+            .map_err(StartError::Runtime)?;
+        let ring = RingThread::start(hub, &inbox).map_err(StartError::Runtime)?;
+        let shared = Arc::new(Shared {
+            daemon: name,
+            auth: options.auth,
+            policy: options.policy,
+            times: Times { hello: limits.hello_timeout, auth: limits.auth_timeout, linger: LINGER },
+            registry: Arc::clone(&registry),
+            inbox,
+            counters: Arc::clone(&counters),
+            lingering: AtomicUsize::new(0),
+        });
+        let daemon = Self {
+            name,
+            port: listeners.port(),
+            tcp: listeners.tcp_addrs(),
+            local: listeners.unix_path().map(Path::to_owned),
+            registry,
+            counters,
+            file: listeners.take_file(),
+            runtime: Some(runtime),
+            ring,
+        };
+        if let Some(runtime) = &daemon.runtime {
+            let _guard = runtime.enter();
+            for listener in listeners.tcp {
+                let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
+                runtime.spawn(accept_tcp(listener, Arc::clone(&shared)));
+            }
+            if let Some(listener) = listeners.unix {
+                let listener = UnixListener::from_std(listener).map_err(StartError::Runtime)?;
+                runtime.spawn(accept_local(listener, shared));
+            }
+        }
+        Ok(daemon)
+    }
+
+    /// The daemon's name.
+    pub fn name(&self) -> DaemonName {
+        self.name
+    }
+
+    /// The port for clients; also the name of the local socket.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The addresses on which TCP clients are served.
+    pub fn tcp_addrs(&self) -> &[SocketAddr] {
+        &self.tcp
+    }
+
+    /// The local socket.
+    pub fn local_path(&self) -> Option<&Path> {
+        self.local.as_deref()
+    }
+
+    /// Sessions that exist now, those in authentication included.
+    pub fn sessions(&self) -> usize {
+        self.registry.live()
+    }
+
+    /// The counters of the session layer.
+    pub fn session_stats(&self) -> SessionStats {
+        self.counters.read()
+    }
+
+    /// Leaves the ring, ends all sessions and removes the local socket. Takes at most a few seconds.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        // From here on clients cannot find the daemon any more.
+        self.file = None;
+        self.ring.stop();
+        runtime.shutdown_timeout(RUNTIME_END);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Daemon")
+            .field("name", &self.name)
+            .field("tcp", &self.tcp)
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn automatic_ids_are_those_of_the_original() {
+        for (name, id) in [
+            ("localhost", 482_711_334),
+            ("na", 1_560_913_510),
+            ("nb", 4_056_437_397),
+            ("nc", 3_869_720_491),
+            ("127.0.0.2", 2_163_772_977),
+            ("n\u{153}ud-\u{e9}", 2_414_866_250),
+        ] {
+            assert_eq!(auto_id(name.as_bytes()), id, "{name}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The layer above the ring: client requests go down through it, deliveries go up.
+//!
+//! The hub lives on the ring thread. It owns the group engine, takes what the sessions put into the
+//! [`Inbox`], and sorts what the ring delivers into the sessions' outboxes. It works in batches: frames are
+//! staged per session while a batch of events is handled, and [`flush`](Hub::flush) hands each session its
+//! share with one lock and one wake-up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spread_groups::{Ended, Groups, Output, RingService, SessionId, Submission};
+use spread_ring::{Body, Event, Service};
+use spread_wire::{Frame, PrivateGroup, ServiceType, build};
+use tracing::warn;
+
+use crate::session::inbox::{Command, Inbox};
+use crate::session::outbox::{Load, Outbox, Piece};
+use crate::session::policy::Policy;
+use crate::session::registry::slot_of;
+use crate::session::stats::Counters;
+
+/// Requests given to the group engine ahead of the ring.
+const AHEAD_MAX: usize = 512;
+
+/// When a client is too slow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlowLimits {
+    /// `MaxSessionMessages`: frames that may wait for the client.
+    pub(crate) frames: usize,
+    /// A client with more frames than that is dropped if it does not get below within this time.
+    pub(crate) grace: Duration,
+    /// A client with more frames than that is dropped at once if they have more bytes than this.
+    pub(crate) bytes: usize,
+}
+
+struct Session {
+    id: SessionId,
+    private: PrivateGroup,
+    outbox: Arc<Outbox>,
+    /// Frames of the current batch.
+    staged: Vec<Piece>,
+    added: Load,
+    /// Since when it has been above the limit of frames.
+    over_since: Option<Instant>,
+    /// Its removal is ordered.
+    dying: bool,
+}
+
+/// See the module.
+pub(crate) struct Hub {
+    groups: Groups,
+    inbox: Arc<Inbox>,
+    policy: Arc<dyn Policy>,
+    counters: Arc<Counters>,
+    slow: SlowLimits,
+    /// By slot.
+    sessions: Vec<Option<Session>>,
+    /// Slots with staged frames.
+    staged: Vec<usize>,
+    /// Slots above the limit of frames.
+    over: Vec<usize>,
+    /// Taken from the inbox, not handled yet.
+    commands: VecDeque<Command>,
+    /// The batch of requests that is being handled.
+    batch: Option<Batch>,
+}
+
+struct Batch {
+    id: SessionId,
+    frames: std::vec::IntoIter<Frame>,
+    cost: usize,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        groups: Groups,
+        inbox: Arc<Inbox>,
+        policy: Arc<dyn Policy>,
+        counters: Arc<Counters>,
+        slow: SlowLimits,
+    ) -> Self {
+        Self {
+            groups,
+            inbox,
+            policy,
+            counters,
+            slow,
+            sessions: Vec::new(),
+            staged: Vec::new(),
+            over: Vec::new(),
+            commands: VecDeque::new(),
+            batch: None,
+        }
+    }
+
+    /// The next message for the ring.
+    pub(crate) fn next_submission(&mut self) -> Option<(Service, Body)> {
+        loop {
+            if let Some(submission) = self.groups.poll_submit() {
+                return Some(to_ring(submission));
+            }
+            // While group tables are exchanged the engine holds requests back: do not pile them up there.
+            if self.groups.waiting().0 >= AHEAD_MAX || !self.feed() {
+                return None;
+            }
+        }
+    }
+
+    /// Handles what the ring says.
+    pub(crate) fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Deliver { sender, body, .. } => self.groups.handle_deliver(sender.node.0, body.parts()),
+            Event::Transitional { id, members, .. } => {
+                self.groups.handle_transitional(config_id(id), &nodes(&members));
+            }
+            Event::Regular { id, members } => self.groups.handle_regular(config_id(id), &nodes(&members)),
+            Event::Writable => return,
+        }
+        self.sort_outputs();
+    }
+
+    /// Hands the staged frames to the sessions and drops those that are too slow.
+    pub(crate) fn flush(&mut self) {
+        let now = Instant::now();
+        let (mut frames, mut bytes) = (0, 0);
+        for slot in std::mem::take(&mut self.staged) {
+            let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { continue };
+            let added = std::mem::take(&mut session.added);
+            if session.dying {
+                session.staged.clear();
+                continue;
+            }
+            frames += added.frames;
+            bytes += added.bytes;
+            let load = session.outbox.append(&mut session.staged, added);
+            if load.frames > self.slow.frames {
+                if session.over_since.is_none() {
+                    session.over_since = Some(now);
+                    self.over.push(slot);
+                }
+                if load.bytes > self.slow.bytes {
+                    self.drop_slow(slot, load);
+                }
+            }
+        }
+        if frames > 0 {
+            self.counters.deliveries_total.add(frames as u64);
+            self.counters.delivery_bytes_total.add(bytes as u64);
+        }
+        if !self.over.is_empty() {
+            self.check_over(now);
+        }
+    }
+
+    /// Takes sessions that have caught up off the list, and drops those whose time is over.
+    fn check_over(&mut self, now: Instant) {
+        for slot in std::mem::take(&mut self.over) {
+            let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { continue };
+            let Some(since) = session.over_since else { continue };
+            let load = session.outbox.load();
+            if session.dying || load.frames <= self.slow.frames {
+                session.over_since = None;
+            } else if now.duration_since(since) >= self.slow.grace {
+                self.drop_slow(slot, load);
+            } else {
+                self.over.push(slot);
+            }
+        }
+    }
+
+    /// Handles the next command. False if there is none.
+    fn feed(&mut self) -> bool {
+        if let Some(batch) = &mut self.batch {
+            let id = batch.id;
+            if let Some(frame) = batch.frames.next() {
+                self.request(id, frame);
+                return true;
+            }
+            self.inbox.free(batch.cost);
+            self.batch = None;
+        }
+        if self.commands.is_empty() {
+            self.inbox.take(&mut self.commands);
+        }
+        match self.commands.pop_front() {
+            None => return false,
+            Some(Command::Connect { id, private, membership, outbox }) => {
+                self.connect(id, private, membership, outbox);
+            }
+            Some(Command::Requests { id, frames }) => {
+                let cost = self.inbox.batch_cost(&frames);
+                self.batch = Some(Batch { id, frames: frames.into_iter(), cost });
+            }
+            Some(Command::Disconnect { id, kill }) => {
+                if let Some(session) = self.session(id).filter(|session| !session.dying) {
+                    session.dying = true;
+                    self.groups.disconnect(id, if kill { Ended::Requested } else { Ended::Broken });
+                }
+            }
+        }
+        true
+    }
+
+    fn connect(&mut self, id: SessionId, private: PrivateGroup, membership: bool, outbox: Arc<Outbox>) {
+        if let Err(error) = self.groups.connect(id, private.name(), membership) {
+            // The registry gives out names and numbers once, so this is a fault of ours: the client is let go.
+            warn!(client = %private, %error, "A session was refused by the group engine.");
+            outbox.close();
+            return;
+        }
+        let slot = slot_of(id);
+        if self.sessions.len() <= slot {
+            self.sessions.resize_with(slot + 1, || None);
+        }
+        self.sessions[slot] = Some(Session {
+            id,
+            private,
+            outbox,
+            staged: Vec::new(),
+            added: Load::default(),
+            over_since: None,
+            dying: false,
+        });
+    }
+
+    fn request(&mut self, id: SessionId, frame: Frame) {
+        // Requests of a session that was dropped in the meantime.
+        let Some(session) = self.session(id).filter(|session| !session.dying) else { return };
+        let private = session.private;
+        if !permitted(&*self.policy, &private, &frame) {
+            self.counters.rejected_total.add(1);
+            if let Some((head, data)) = build::reject(&frame) {
+                self.stage(id, [head, data].iter());
+            }
+            return;
+        }
+        if let Err(refusal) = self.groups.request(id, &frame) {
+            warn!(client = %private, %refusal, "Session dropped: illegal request.");
+            self.counters.dropped_illegal_total.add(1);
+            self.drop_session(slot_of(id));
+        }
+    }
+
+    fn sort_outputs(&mut self) {
+        while let Some(output) = self.groups.poll_output() {
+            match output {
+                Output::Deliver { to, except, frame } => {
+                    for id in to.iter().filter(|id| Some(**id) != except) {
+                        self.stage(*id, frame.parts());
+                    }
+                }
+                Output::Close(id) => self.close(id),
+            }
+        }
+    }
+
+    fn stage<'a>(&mut self, id: SessionId, parts: impl Iterator<Item = &'a bytes::Bytes>) {
+        let slot = slot_of(id);
+        let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { return };
+        if session.id != id || session.dying {
+            return;
+        }
+        if session.staged.is_empty() {
+            self.staged.push(slot);
+        }
+        for bytes in parts {
+            session.added.bytes += bytes.len();
+            session.staged.push(Piece { bytes: bytes.clone(), ends_frame: false });
+        }
+        if let Some(last) = session.staged.last_mut() {
+            last.ends_frame = true;
+            session.added.frames += 1;
+        }
+    }
+
+    fn close(&mut self, id: SessionId) {
+        let slot = slot_of(id);
+        if let Some(entry) = self.sessions.get_mut(slot)
+            && let Some(session) = entry.take_if(|session| session.id == id)
+        {
+            session.outbox.close();
+        }
+    }
+
+    fn drop_slow(&mut self, slot: usize, load: Load) {
+        if let Some(session) = self.sessions.get(slot).and_then(Option::as_ref).filter(|s| !s.dying) {
+            warn!(
+                client = %session.private, messages = load.frames, bytes = load.bytes,
+                messages_max = self.slow.frames,
+                "Session dropped: the client does not read its messages fast enough."
+            );
+            self.counters.dropped_slow_total.add(1);
+            self.drop_session(slot);
+        }
+    }
+
+    /// Ends a session from our side: the client's connection stays open, silent, until the removal is
+    /// delivered. spec: client-protocol 6.3
+    fn drop_session(&mut self, slot: usize) {
+        let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { return };
+        session.dying = true;
+        session.outbox.discard();
+        self.groups.disconnect(session.id, Ended::Broken);
+        // There is something to submit again.
+        self.inbox.wake();
+    }
+
+    fn session(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(slot_of(id))?.as_mut().filter(|session| session.id == id)
+    }
+}
+
+/// Asks the policy. A multicast needs the permission for every target.
+fn permitted(policy: &dyn Policy, client: &PrivateGroup, frame: &Frame) -> bool {
+    let service = frame.header.service;
+    if service.intersects(ServiceType::JOIN) {
+        frame.first_group().is_none_or(|group| policy.join(client, &group))
+    } else if service.intersects(ServiceType::LEAVE) {
+        frame.first_group().is_none_or(|group| policy.leave(client, &group))
+    } else {
+        policy.permits_all() || frame.group_names().all(|target| policy.multicast(client, &target))
+    }
+}
+
+fn to_ring(submission: Submission) -> (Service, Body) {
+    let service = match submission.service {
+        RingService::Reliable => Service::Reliable,
+        RingService::Fifo => Service::Fifo,
+        RingService::Causal => Service::Causal,
+        RingService::Agreed => Service::Agreed,
+        RingService::Safe => Service::Safe,
+    };
+    (service, Body::Many(submission.into_parts()))
+}
+
+fn config_id(id: spread_ring::ConfId) -> spread_groups::ConfigId {
+    spread_groups::ConfigId { epoch: id.epoch, rep: id.rep.0, nonce: id.nonce }
+}
+
+fn nodes(members: &[spread_ring::Mid]) -> Vec<u16> {
+    members.iter().map(|mid| mid.node.0).collect()
+}

@@ -1,0 +1,24 @@
+//! Client sessions: listeners, handshake, reading and writing.
+//!
+//! Every connection is a task of its own. A session that is established has a reader, which puts requests
+//! into the [`Inbox`](inbox::Inbox) of the ring thread, and a writer, which empties its
+//! [`Outbox`](outbox::Outbox). Both wait for their client only: a slow, broken or hostile client hurts itself.
+
+pub(crate) mod auth;
+pub(crate) mod handshake;
+pub(crate) mod inbox;
+pub(crate) mod listen;
+pub(crate) mod outbox;
+pub(crate) mod policy;
+mod reader;
+pub(crate) mod registry;
+mod serve;
+pub(crate) mod stats;
+mod writer;
+
+pub use auth::{AccessError, AccessList, Auth, Method, Methods, Peer};
+pub use listen::ListenError;
+pub use policy::{Permit, Policy};
+pub use stats::SessionStats;
+
+pub(crate) use serve::{Shared, accept_local, accept_tcp};

@@ -1,0 +1,250 @@
+//! From an accepted connection to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use spread_groups::SessionId;
+use spread_wire::handshake::RejectCode;
+use spread_wire::{DaemonName, FrameDecoder, PrivateGroup};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::auth::{Auth, Peer};
+use super::handshake::{self, Failure, Rules, Times};
+use super::inbox::{Command, Inbox};
+use super::outbox::Outbox;
+use super::policy::Policy;
+use super::reader::{self, End};
+use super::registry::{Registry, Seat};
+use super::stats::Counters;
+use super::writer;
+
+/// Refused clients that are waited for until they have taken their code. Further ones are closed at once.
+const LINGERING_MAX: usize = 64;
+
+/// How long a client whose connection broke while it was written to is read from.
+const READ_AFTER_BREAK: Duration = Duration::from_secs(1);
+
+/// Pause after the system refused to accept, usually for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all sessions share.
+pub(crate) struct Shared {
+    pub(crate) daemon: DaemonName,
+    pub(crate) auth: Auth,
+    pub(crate) policy: Arc<dyn Policy>,
+    pub(crate) times: Times,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) lingering: AtomicUsize,
+}
+
+/// Accepts TCP clients for ever.
+pub(crate) async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, addr)) => accepted(stream, peer_of(addr), &shared),
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+/// Accepts clients of the Unix socket for ever.
+pub(crate) async fn accept_local(listener: UnixListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => accepted(stream, Peer::Local, &shared),
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+fn peer_of(addr: SocketAddr) -> Peer {
+    Peer::Ip(addr.ip().to_canonical())
+}
+
+async fn accept_failed(error: &io::Error) {
+    // A client that is gone before it is accepted is no trouble.
+    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        warn!(%error, "Cannot accept a client; trying again.");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+fn accepted<S: Transport>(stream: S, peer: Peer, shared: &Arc<Shared>) {
+    shared.counters.connections_total.add(1);
+    if let Err(error) = stream.prepare() {
+        debug!(%peer, %error, "Cannot set the options of a client's socket.");
+    }
+    let shared = Arc::clone(shared);
+    let seat = shared.registry.admit();
+    tokio::spawn(async move {
+        match seat {
+            Some(seat) => greet(stream, peer, seat, shared).await,
+            None => refuse(stream, peer, RejectCode::QUOTA, &shared).await,
+        }
+    });
+}
+
+/// A connected stream that can be split.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    type Read: AsyncRead + Unpin + Send + 'static;
+    type Write: AsyncWrite + Unpin + Send + 'static;
+    fn prepare(&self) -> io::Result<()>;
+    fn split(self) -> (Self::Read, Self::Write);
+}
+
+impl Transport for TcpStream {
+    type Read = tcp::OwnedReadHalf;
+    type Write = tcp::OwnedWriteHalf;
+
+    /// Buffer sizes are left to the system: it grows them for fast clients beyond what one may ask for.
+    fn prepare(&self) -> io::Result<()> {
+        self.set_nodelay(true)?;
+        socket2::SockRef::from(self).set_keepalive(true)
+    }
+
+    fn split(self) -> (Self::Read, Self::Write) {
+        self.into_split()
+    }
+}
+
+impl Transport for UnixStream {
+    type Read = unix::OwnedReadHalf;
+    type Write = unix::OwnedWriteHalf;
+
+    fn prepare(&self) -> io::Result<()> {
+        // The system does not grow the buffers of local sockets by itself.
+        socket2::SockRef::from(self).set_send_buffer_size(spread_wire::limits::SOCKET_BUFFER)
+    }
+
+    fn split(self) -> (Self::Read, Self::Write) {
+        self.into_split()
+    }
+}
+
+/// Handshake, then the session.
+async fn greet<S: Transport>(mut stream: S, peer: Peer, mut seat: Seat, shared: Arc<Shared>) {
+    let rules =
+        Rules { daemon: shared.daemon, auth: &shared.auth, policy: &*shared.policy, times: shared.times };
+    match handshake::run(&mut stream, peer, &mut seat, &rules).await {
+        Ok(session) => {
+            shared.counters.sessions_total.add(1);
+            let id = seat.id;
+            info!(client = %session.private, %peer, membership = session.membership, "Session established.");
+            let outbox = Arc::new(Outbox::default());
+            // Known to the ring thread before the client knows: what others send to it now, it gets.
+            shared.inbox.push(Command::Connect {
+                id,
+                private: session.private,
+                membership: session.membership,
+                outbox: Arc::clone(&outbox),
+            });
+            let decoder = FrameDecoder::daemon(session.private);
+            let (mut read, mut write) = stream.split();
+            let (broken, write_broke) = oneshot::channel::<()>();
+            let writing = {
+                let outbox = Arc::clone(&outbox);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        // Nothing is written any more once the session is dying.
+                        biased;
+                        () = outbox.dying() => {}
+                        end = writer::write_all(&mut write, &session.accept, &outbox) => {
+                            debug!(?end, "The writer of a session has ended.");
+                            let _ = broken.send(());
+                        }
+                    }
+                    // Kept until the session is closed: dropping it would end the stream early.
+                    outbox.closed().await;
+                    write
+                })
+            };
+            let end = {
+                let (inbox, counters) = (&shared.inbox, &shared.counters);
+                let reading = reader::read_all(&mut read, session.ahead, decoder, id, inbox, counters);
+                let mut reading = std::pin::pin!(reading);
+                tokio::select! {
+                    biased;
+                    () = outbox.dying() => None,
+                    end = &mut reading => Some(end),
+                    _ = write_broke => {
+                        // What the client sent before it went away still counts, so it is read to its end,
+                        // but a client that closed its receiving side only cannot go on for ever.
+                        let end = timeout(READ_AFTER_BREAK, reading).await;
+                        Some(end.unwrap_or_else(|_| End::Closed(Err(io::ErrorKind::BrokenPipe.into()))))
+                    }
+                }
+            };
+            if let Some(end) = end {
+                ended(&end, &session.private, id, &shared);
+                outbox.discard();
+            }
+            outbox.closed().await;
+            // The name is free before the client can see the end of its stream.
+            drop(seat);
+            drop(writing.await);
+            drop(read);
+            debug!(client = %session.private, "Session closed.");
+        }
+        Err(Failure::Gone) => {
+            shared.counters.handshakes_broken_total.add(1);
+            debug!(%peer, "Client went away, or was silent, before its hello was complete.");
+        }
+        Err(Failure::Refused(code)) => {
+            drop(seat);
+            refuse(stream, peer, code, &shared).await;
+        }
+    }
+}
+
+/// Counts and logs why a session ends from the client's side, and orders its removal.
+fn ended(end: &End, client: &PrivateGroup, id: SessionId, shared: &Shared) {
+    let counters = &shared.counters;
+    match end {
+        End::Kill => {
+            counters.ended_by_request_total.add(1);
+            info!(%client, "Session ends: disconnect request.");
+        }
+        End::Closed(Ok(())) => {
+            counters.ended_by_close_total.add(1);
+            info!(%client, "Session ends: the client closed its connection.");
+        }
+        End::Closed(Err(error)) => {
+            counters.ended_by_close_total.add(1);
+            info!(%client, %error, "Session ends: the connection broke.");
+        }
+        End::Illegal(error) => {
+            counters.dropped_illegal_total.add(1);
+            warn!(%client, %error, "Session dropped: illegal message.");
+        }
+    }
+    shared.inbox.push(Command::Disconnect { id, kill: matches!(end, End::Kill) });
+}
+
+async fn refuse<S: Transport>(stream: S, peer: Peer, code: RejectCode, shared: &Shared) {
+    let counters = &shared.counters;
+    let counter = match code {
+        RejectCode::QUOTA => &counters.refused_quota_total,
+        RejectCode::NOT_UNIQUE => &counters.refused_not_unique_total,
+        RejectCode::VERSION => &counters.refused_version_total,
+        RejectCode::AUTH => &counters.refused_auth_total,
+        _ => &counters.refused_name_total,
+    };
+    counter.add(1);
+    debug!(%peer, %code, "Client refused.");
+    let times = if shared.lingering.fetch_add(1, Ordering::Relaxed) < LINGERING_MAX {
+        shared.times
+    } else {
+        Times { linger: Duration::ZERO, ..shared.times }
+    };
+    handshake::refuse(stream, code, times).await;
+    shared.lingering.fetch_sub(1, Ordering::Relaxed);
+}
