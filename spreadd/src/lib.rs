@@ -2,6 +2,7 @@
 //!
 //! [`Daemon::start`] runs a daemon inside the process; the program `spreadd` is this with a command line.
 
+pub mod config;
 mod alone;
 mod daemon;
 mod hub;

@@ -1,0 +1,22 @@
+//! `spread.conf`: the whole language of Spread 5.0.1, with errors that say what to do.
+//!
+//! [`load`] reads a file, [`parse`] a text; both give a [`Config`] or *all* errors of the file, each shown
+//! with its line, a caret, what was found and what is accepted. [`Config::identify`] finds the entry of the
+//! daemon that runs here. What the file asks for and this daemon does not do is in [`Config::warnings`].
+//!
+//! Source: `spec/daemon-config.md`. Every key is described in `docs/reference/spread.conf.md`.
+
+mod diagnostic;
+mod hash;
+mod host;
+mod model;
+mod options;
+
+pub use diagnostic::{ConfigErrors, ERRORS_MAX, ErrorClass, Problem, Source, Warning, WarningClass};
+pub use hash::{HashText, hash, virtual_id};
+pub use host::{Host, SystemHost};
+pub use model::{Config, ConfigAddr, Daemon, Interface, IpVersion, Segment, Use};
+pub use options::{
+    AuthMethod, DEFAULT_ACCELERATED_WINDOW, DEFAULT_PERSONAL_WINDOW, DEFAULT_WINDOW, EventFlags,
+    EventPriority, Options, Policy, PortReuse, TimeStamp, Timeouts,
+};
