@@ -3,11 +3,36 @@
 
 mod api;
 pub mod assemble;
+mod commit;
+mod conf;
 mod config;
+mod data;
+mod flow;
+mod gather;
+mod hearing;
+mod idle;
+mod install;
+mod invariants;
+mod leave;
+mod membership;
+mod midset;
+mod operational;
 pub mod pack;
+mod presence;
+mod recovery;
+mod repair;
+mod ring;
+mod rng;
+mod stats;
+mod store;
+#[cfg(test)]
+mod tests;
+mod timers;
 mod types;
 pub mod wire;
 
 pub use api::{Body, Boot, Class, Event, Path, PeerRef, SubmitError, Transmit};
 pub use config::{Limits, RingConfig, Timers, Windows};
+pub use ring::{ConfigError, Ring};
+pub use stats::{CAUSES, Cause, Drops, Histogram, Stats};
 pub use types::{ConfId, Mid, NODES_MAX, Nanos, NodeId, NodeSet, Seq, Service};

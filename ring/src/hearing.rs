@@ -1,0 +1,419 @@
+//! Who hears whom: sessions, two-way links, groups, penalties (`ring-protocol` 2.6, 4.2).
+//!
+//! The graph chooses candidates only. Safety never depends on it.
+//!
+//! A new session of a node replaces the current one only if the current one is not usable, or if the new one
+//! lists this daemon's own session: only then it is alive. So the recording of an earlier life of a peer
+//! cannot push out the living one, and a restarted peer gets through with its second sign of life.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::api::Path;
+use crate::config::RingConfig;
+use crate::midset::MidSet;
+use crate::rng::Rng;
+use crate::types::{Mid, Nanos, NodeId, NodeSet};
+use crate::wire::{Heard, PATH_MULTICAST, PATH_UNICAST, Reassembly};
+
+/// Old sessions of a node that are remembered, never to be accepted again.
+const SUPERSEDED_MAX: usize = 1024;
+/// New sessions of one node that are accepted in a second.
+const NEW_SESSIONS_MAX: u32 = 4;
+/// How many T_pres a way (multicast, unicast) counts as open after a packet came by it.
+const PATH_PRESENCES: u32 = 10;
+/// How many T_pres the longest packet is remembered; also how long a session is taken to pass all lengths.
+const MTU_PRESENCES: u32 = 20;
+/// Packets of this length pass everywhere.
+pub(crate) const PACKET_LEN_SAFE: usize = 548;
+/// How many T_pres a peer needs to hear all that it can.
+const SETTLED_PRESENCES: u32 = 4;
+const PENALTY_MIN: Duration = Duration::from_secs(1);
+const PENALTY_MAX: Duration = Duration::from_secs(60);
+const PENALTY_HALF: Duration = Duration::from_secs(60);
+
+/// What a peer said in its last presence or join.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) at: Nanos,
+    /// By node number; a session of 0 means not heard.
+    hear: Vec<(u64, u16, u8)>,
+}
+
+impl Report {
+    fn hears(&self, mid: Mid) -> bool {
+        self.hear.get(mid.node.index()).is_some_and(|(session, ..)| *session == mid.session)
+    }
+
+    fn link(&self, mid: Mid) -> Option<(u16, u8)> {
+        let (session, mtu, paths) = self.hear.get(mid.node.index())?;
+        (*session == mid.session).then_some((*mtu, *paths))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    /// 0: never heard.
+    session: u64,
+    usable: bool,
+    since: Nanos,
+    heard_at: Nanos,
+    multicast_at: Option<Nanos>,
+    unicast_at: Option<Nanos>,
+    /// Longest packet in this and in the last period.
+    longest: (usize, usize),
+    longest_since: Nanos,
+    report: Option<Report>,
+    join_no: Option<u32>,
+    superseded: VecDeque<u64>,
+    new_sessions: (Nanos, u32),
+    fragments: Reassembly,
+    /// Level and end.
+    penalty: Option<(Duration, Nanos)>,
+    probe: Probe,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Probe {
+    at: Nanos,
+    wait: Duration,
+}
+
+/// What a packet's session is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The current session; it hears this daemon.
+    Usable,
+    /// The current session; not known to hear this daemon.
+    Heard,
+    /// Never heard before, or in place of the current one.
+    New,
+    /// Superseded, or too many new ones.
+    Refused,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Hearing {
+    me: Mid,
+    peers: Vec<Peer>,
+    segments: Vec<u16>,
+    dead: Duration,
+    fresh: Duration,
+    presence: Duration,
+    probe_max: Duration,
+    packet_len: usize,
+}
+
+/// What all pairs of a ring's members can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Links {
+    pub(crate) multicast: bool,
+    pub(crate) packet_len: usize,
+}
+
+impl Hearing {
+    pub(crate) fn new(cfg: &RingConfig, me: Mid) -> Self {
+        Self {
+            me,
+            peers: vec![Peer::default(); cfg.nodes.len()],
+            segments: cfg.nodes.clone(),
+            dead: cfg.timers.dead,
+            fresh: cfg.timers.fresh(),
+            presence: cfg.timers.presence,
+            probe_max: cfg.timers.probe_max.max(Duration::from_secs(1)),
+            packet_len: cfg.packet_len_max,
+        }
+    }
+
+    fn peer(&self, node: NodeId) -> Option<&Peer> {
+        self.peers.get(node.index())
+    }
+
+    /// The process of this node that is heard, or was last.
+    pub(crate) fn current(&self, node: NodeId) -> Option<Mid> {
+        if node == self.me.node {
+            return Some(self.me);
+        }
+        let session = self.peer(node)?.session;
+        (session != 0).then_some(Mid { node, session })
+    }
+
+    /// What `mid` is worth before its packet is looked at. `signs` is set for a presence or join.
+    pub(crate) fn standing(&self, mid: Mid) -> Standing {
+        let Some(peer) = self.peer(mid.node) else { return Standing::Refused };
+        if peer.session == mid.session {
+            return if peer.usable { Standing::Usable } else { Standing::Heard };
+        }
+        if peer.superseded.contains(&mid.session) { Standing::Refused } else { Standing::New }
+    }
+
+    /// Takes a new session in, unless there are too many or a living one is there. `lists_me`: the packet
+    /// says that it hears this daemon's session. Returns the process that is replaced.
+    pub(crate) fn take_in(&mut self, now: Nanos, mid: Mid, lists_me: bool) -> Result<Option<Mid>, ()> {
+        let peer = self.peers.get_mut(mid.node.index()).ok_or(())?;
+        if peer.usable && !lists_me {
+            return Err(());
+        }
+        let (since, count) = &mut peer.new_sessions;
+        if now.since(*since) >= Duration::from_secs(1) || *count == 0 {
+            (*since, *count) = (now, 0);
+        }
+        if *count >= NEW_SESSIONS_MAX {
+            return Err(());
+        }
+        *count += 1;
+        let old = (peer.session != 0).then_some(Mid { node: mid.node, session: peer.session });
+        if peer.usable {
+            if peer.superseded.len() >= SUPERSEDED_MAX {
+                peer.superseded.pop_front();
+            }
+            peer.superseded.push_back(peer.session);
+        }
+        *peer = Peer {
+            session: mid.session,
+            since: now,
+            heard_at: now,
+            longest_since: now,
+            superseded: std::mem::take(&mut peer.superseded),
+            new_sessions: peer.new_sessions,
+            penalty: peer.penalty,
+            ..Peer::default()
+        };
+        Ok(old)
+    }
+
+    /// A packet of the current session came.
+    pub(crate) fn note_packet(&mut self, now: Nanos, node: NodeId, path: Path, len: usize) {
+        let period = self.presence * MTU_PRESENCES;
+        let Some(peer) = self.peers.get_mut(node.index()) else { return };
+        peer.heard_at = now;
+        peer.probe = Probe::default();
+        match path {
+            Path::Multicast => peer.multicast_at = Some(now),
+            Path::Unicast => peer.unicast_at = Some(now),
+        }
+        if now.since(peer.longest_since) > period {
+            peer.longest = (0, peer.longest.0);
+            peer.longest_since = now;
+        }
+        peer.longest.0 = peer.longest.0.max(len);
+    }
+
+    /// Keeps a hear list. Returns whether the peer became usable by it.
+    pub(crate) fn note_report(&mut self, now: Nanos, node: NodeId, hear: &[Heard]) -> bool {
+        let (me, len) = (self.me, self.peers.len());
+        let Some(peer) = self.peers.get_mut(node.index()) else { return false };
+        let report = peer.report.get_or_insert_with(|| Report { at: now, hear: Vec::new() });
+        report.at = now;
+        report.hear.clear();
+        report.hear.resize(len, (0, 0, 0));
+        for heard in hear {
+            if let Some(slot) = report.hear.get_mut(heard.mid.node.index()) {
+                *slot = (heard.mid.session, heard.mtu, heard.paths);
+            }
+        }
+        let became = !peer.usable && report.hears(me);
+        peer.usable |= became;
+        became
+    }
+
+    /// Whether this join is the newest of its sender; remembers it.
+    pub(crate) fn is_newest_join(&mut self, node: NodeId, join_no: u32) -> bool {
+        let Some(peer) = self.peers.get_mut(node.index()) else { return false };
+        // Numbers are compared around the wrap.
+        let newer = peer.join_no.is_none_or(|last| join_no.wrapping_sub(last).wrapping_sub(1) < u32::MAX / 2);
+        if newer {
+            peer.join_no = Some(join_no);
+        }
+        newer
+    }
+
+    pub(crate) fn fragments(&mut self, node: NodeId) -> Option<&mut Reassembly> {
+        self.peers.get_mut(node.index()).map(|peer| &mut peer.fragments)
+    }
+
+    /// Whether the process was heard within T_dead.
+    pub(crate) fn is_heard(&self, now: Nanos, mid: Mid) -> bool {
+        mid == self.me
+            || self
+                .peer(mid.node)
+                .is_some_and(|p| p.session == mid.session && now.since(p.heard_at) <= self.dead)
+    }
+
+    /// When the process was heard last, if ever.
+    pub(crate) fn heard_at(&self, mid: Mid) -> Option<Nanos> {
+        self.peer(mid.node).filter(|p| p.session == mid.session).map(|p| p.heard_at)
+    }
+
+    /// Whether the process's hear list contains this daemon's session, heard recently by itself.
+    pub(crate) fn is_usable(&self, mid: Mid) -> bool {
+        self.peer(mid.node).is_some_and(|p| p.session == mid.session && p.usable)
+    }
+
+    /// The hear list to send.
+    pub(crate) fn list(&self, now: Nanos) -> Vec<Heard> {
+        let paths_open = self.presence * PATH_PRESENCES;
+        let unjudged = self.presence * MTU_PRESENCES;
+        let open = |at: Option<Nanos>| at.is_some_and(|at| now.since(at) <= paths_open);
+        let mut list = Vec::new();
+        for (node, peer) in (0u16..).zip(&self.peers) {
+            let mid = Mid { node: NodeId(node), session: peer.session };
+            if peer.session == 0 || mid == self.me || now.since(peer.heard_at) > self.dead {
+                continue;
+            }
+            let longest = peer.longest.0.max(peer.longest.1);
+            let judged = now.since(peer.since) > unjudged;
+            let mtu = if judged { u16::try_from(longest).unwrap_or(u16::MAX) } else { u16::MAX };
+            let multicast = if open(peer.multicast_at) { PATH_MULTICAST } else { 0 };
+            let unicast = if open(peer.unicast_at) { PATH_UNICAST } else { 0 };
+            list.push(Heard { mid, mtu, paths: multicast | unicast });
+        }
+        list
+    }
+
+    /// Nodes heard within T_dead.
+    pub(crate) fn heard_nodes(&self, now: Nanos) -> NodeSet {
+        let heard = |(_, peer): &(u16, &Peer)| peer.session != 0 && now.since(peer.heard_at) <= self.dead;
+        (0u16..).zip(&self.peers).filter(heard).map(|(node, _)| NodeId(node)).collect()
+    }
+
+    /// Nodes to which a presence goes now: those that are heard, and silent ones now and then, at first
+    /// every second, later up to `probe_max`. With `by_multicast`, all of this segment: it costs nothing.
+    pub(crate) fn presence_targets(&mut self, now: Nanos, by_multicast: bool) -> NodeSet {
+        let mut to = self.heard_nodes(now);
+        let mine = self.segments.get(self.me.node.index()).copied();
+        for (node, peer) in (0u16..).zip(&mut self.peers) {
+            let id = NodeId(node);
+            if to.contains(id) {
+                continue;
+            }
+            if by_multicast && self.segments.get(id.index()).copied() == mine {
+                to.insert(id);
+            } else if now >= peer.probe.at {
+                peer.probe.wait = (peer.probe.wait * 2).clamp(Duration::from_secs(1), self.probe_max);
+                peer.probe.at = now + peer.probe.wait;
+                to.insert(id);
+            }
+        }
+        to.remove(self.me.node);
+        to
+    }
+
+    fn fresh_report(&self, now: Nanos, mid: Mid) -> Option<&Report> {
+        let peer = self.peer(mid.node).filter(|p| p.session == mid.session)?;
+        peer.report.as_ref().filter(|report| now.since(report.at) <= self.fresh)
+    }
+
+    /// Whether a presence or join of the process came within 2.5 T_pres.
+    pub(crate) fn is_fresh(&self, now: Nanos, mid: Mid) -> bool {
+        mid == self.me || self.fresh_report(now, mid).is_some()
+    }
+
+    /// Whether `a` hears `b`, by fresh evidence.
+    fn hears(&self, now: Nanos, a: Mid, b: Mid) -> bool {
+        if a == self.me {
+            return self.is_heard(now, b);
+        }
+        self.fresh_report(now, a).is_some_and(|report| report.hears(b))
+    }
+
+    /// Whether both hear each other, by fresh evidence of both.
+    pub(crate) fn connected(&self, now: Nanos, a: Mid, b: Mid) -> bool {
+        a == b || (self.hears(now, a, b) && self.hears(now, b, a))
+    }
+
+    /// Whether all of `ours` and all of `theirs` are connected and nobody of them is in penalty.
+    pub(crate) fn can_merge(&self, now: Nanos, ours: &[Mid], theirs: &[Mid]) -> bool {
+        !theirs.is_empty()
+            && theirs.iter().all(|q| !self.in_penalty(now, q.node))
+            && theirs.iter().all(|q| ours.iter().all(|p| self.connected(now, *p, *q)))
+    }
+
+    /// Whether the process was replaced by a later one of its node.
+    pub(crate) fn is_superseded(&self, mid: Mid) -> bool {
+        self.peer(mid.node).is_some_and(|p| p.session != mid.session && p.superseded.contains(&mid.session))
+    }
+
+    /// The process said that it leaves: it is not heard any more.
+    pub(crate) fn forget(&mut self, mid: Mid) {
+        if let Some(peer) = self.peers.get_mut(mid.node.index()).filter(|p| p.session == mid.session) {
+            peer.heard_at = Nanos(0);
+            peer.report = None;
+        }
+    }
+
+    /// Whether two processes are known not to hear each other: both have fresh hear lists and have been
+    /// heard long enough to have found each other.
+    pub(crate) fn apart(&self, now: Nanos, a: Mid, b: Mid) -> bool {
+        let settled = |mid: Mid| {
+            let old = |p: &Peer| now.since(p.since) > self.presence * SETTLED_PRESENCES;
+            mid == self.me || self.peer(mid.node).is_some_and(old)
+        };
+        let known = settled(a) && settled(b) && self.is_fresh(now, a) && self.is_fresh(now, b);
+        known && !self.connected(now, a, b)
+    }
+
+    /// Groups of processes that all hear each other, built greedily in ring order, and out of them mine:
+    /// returns the fresh ones of `set` that are outside of it.
+    pub(crate) fn outside_my_group(&self, now: Nanos, set: &MidSet) -> MidSet {
+        let mut groups: Vec<Vec<Mid>> = Vec::new();
+        for mid in set.iter().filter(|mid| self.is_fresh(now, *mid)) {
+            let fits = |group: &&mut Vec<Mid>| group.iter().all(|other| self.connected(now, *other, mid));
+            match groups.iter_mut().find(fits) {
+                Some(group) => group.push(mid),
+                None => groups.push(vec![mid]),
+            }
+        }
+        groups.into_iter().filter(|group| !group.contains(&self.me)).flatten().collect()
+    }
+
+    /// What all pairs of `members` can use, by what they last reported. Pairs that reported nothing count as
+    /// closed to multicast and open to long packets.
+    pub(crate) fn links(&self, now: Nanos, members: &[Mid]) -> Links {
+        let mine = self.list(now);
+        let link = |a: Mid, b: Mid| -> Option<(u16, u8)> {
+            if a == self.me {
+                return mine.iter().find(|h| h.mid == b).map(|h| (h.mtu, h.paths));
+            }
+            self.peer(a.node).filter(|p| p.session == a.session)?.report.as_ref()?.link(b)
+        };
+        let (mut multicast, mut len) = (true, self.packet_len);
+        for a in members {
+            for b in members.iter().filter(|b| *b != a) {
+                match link(*a, *b) {
+                    Some((mtu, paths)) => {
+                        multicast &= paths & PATH_MULTICAST != 0;
+                        len = len.min(mtu.into());
+                    }
+                    None => multicast = false,
+                }
+            }
+        }
+        Links { multicast, packet_len: len.max(PACKET_LEN_SAFE.min(self.packet_len)) }
+    }
+
+    /// Keeps a node outside for a while, longer each time.
+    pub(crate) fn punish(&mut self, now: Nanos, node: NodeId, rng: &mut Rng) {
+        let Some(peer) = self.peers.get_mut(node.index()) else { return };
+        let level = match peer.penalty {
+            None => PENALTY_MIN,
+            Some((level, until)) => {
+                let stable = now.since(until).as_secs() / PENALTY_HALF.as_secs();
+                let halved = level / 2u32.saturating_pow(u32::try_from(stable).unwrap_or(u32::MAX).min(16));
+                (halved * 2).clamp(PENALTY_MIN, PENALTY_MAX)
+            }
+        };
+        let jitter = level / 256 * u32::try_from(rng.next() % 64).unwrap_or(0);
+        peer.penalty = Some((level, now + level + jitter));
+    }
+
+    pub(crate) fn in_penalty(&self, now: Nanos, node: NodeId) -> bool {
+        self.peer(node).and_then(|p| p.penalty).is_some_and(|(_, until)| now < until)
+    }
+
+    /// Whether a node's penalty is or was in effect: for status displays.
+    pub(crate) fn penalties(&self, now: Nanos) -> NodeSet {
+        let nodes = (0u16..).zip(&self.peers).map(|(node, _)| NodeId(node));
+        nodes.filter(|node| self.in_penalty(now, *node)).collect()
+    }
+}

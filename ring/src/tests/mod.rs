@@ -1,0 +1,4 @@
+//! Tests of the engine as a whole, in a network of values.
+
+mod basic;
+mod net;
