@@ -55,10 +55,10 @@ pub(crate) async fn read_all<R: AsyncRead + Unpin>(
             }
         };
         if !batch.is_empty() {
-            counters.requests_total.add(batch.len() as u64);
+            let requests = batch.len();
+            inbox.submit(id, std::mem::replace(&mut batch, Vec::with_capacity(requests))).await;
+            counters.requests_total.add(requests as u64);
             counters.request_bytes_total.add(bytes as u64);
-            let next = Vec::with_capacity(batch.len());
-            inbox.submit(id, std::mem::replace(&mut batch, next)).await;
         }
         if let Some(end) = end {
             return end;

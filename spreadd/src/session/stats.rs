@@ -72,7 +72,7 @@ counters! {
     dropped_illegal_total,
     /// Dropped: the client did not read what was sent to it.
     dropped_slow_total,
-    /// Requests taken from clients.
+    /// Requests taken from clients; what another client sends after they are counted is ordered after them.
     requests_total,
     /// Bytes of these.
     request_bytes_total,
