@@ -123,7 +123,7 @@ impl Ring {
             conf.rotation = Some(match conf.rotation {
                 None => (time, time / 2),
                 Some((mean, deviation)) => {
-                    let off = if time > mean { time - mean } else { mean - time };
+                    let off = time.abs_diff(mean);
                     (mean * 7 / 8 + time / 8, deviation * 3 / 4 + off / 4)
                 }
             });

@@ -421,6 +421,12 @@ impl Ring {
         self.me
     }
 
+    /// Whether this process is the current one of its node and hears this daemon's session: data and tokens
+    /// count from such processes only.
+    pub fn is_usable(&self, mid: Mid) -> bool {
+        self.hearing.is_usable(mid)
+    }
+
     /// Configured daemons that are heard now.
     pub fn heard(&self) -> NodeSet {
         self.hearing.heard_nodes(self.now)

@@ -44,6 +44,9 @@ pub(crate) struct Net {
     pub(crate) rng: Rng,
     /// Part of 1000 packets that is lost.
     pub(crate) loss: u64,
+    /// Parts of 1000 packets that come twice, or up to 30 ms late.
+    pub(crate) duplicate: u64,
+    pub(crate) late: u64,
     pub(crate) packets: u64,
     cfgs: Vec<Arc<RingConfig>>,
     sessions: u64,
@@ -71,6 +74,8 @@ impl Net {
             filter: Box::new(|_| true),
             rng: Rng::new([3; 32], 1),
             loss: 0,
+            duplicate: 0,
+            late: 0,
             packets: 0,
             cfgs,
             sessions: 100,
@@ -152,9 +157,15 @@ impl Net {
             if !(self.filter)(&hop) || self.rng.next() % 1000 < self.loss {
                 continue;
             }
-            self.count += 1;
-            let at = self.now + self.delay;
-            self.wire.insert((at.0, self.count), (from, to, path, packet.clone()));
+            let copies = if self.rng.next() % 1000 < self.duplicate { 2 } else { 1 };
+            for _ in 0..copies {
+                self.count += 1;
+                let mut at = self.now + self.delay;
+                if self.rng.next() % 1000 < self.late {
+                    at = at + Duration::from_micros(self.rng.next() % 30_000);
+                }
+                self.wire.insert((at.0, self.count), (from, to, path, packet.clone()));
+            }
         }
     }
 
