@@ -1,78 +1,123 @@
-//! Provisional: a ring of one member without the engine.
+//! The ring thread of a daemon without others: the engine with one member, and no socket.
+//!
+//! A ring of one member sends nothing and delivers what is submitted at once, in every service.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use spread_ring::{ConfId, Event, Mid, NodeId};
+use spread_ring::{Boot, ConfigError, Event, Nanos, NodeId, Ring, RingConfig, SubmitError};
+use tracing::warn;
 
-use crate::hub::Hub;
-use crate::session::inbox::Inbox;
+use crate::ring_driver::Upper;
 
-#[derive(Default)]
-struct Signal {
-    woken: Mutex<bool>,
-    wake: Condvar,
-    stop: AtomicBool,
-}
+/// Submissions taken in one turn, before what they cause is handed up.
+const SUBMISSIONS: usize = 512;
 
-pub(crate) struct RingThread {
-    signal: Arc<Signal>,
+/// Longest sleep without a deadline.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The thread, seen from outside. Dropping it stops the thread.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl RingThread {
-    pub(crate) fn start(mut hub: Hub, inbox: &Inbox) -> io::Result<Self> {
-        let signal = Arc::new(Signal::default());
-        let waker = Arc::clone(&signal);
-        inbox.set_waker(move || {
-            *waker.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            waker.wake.notify_one();
-        });
-        let seen = Arc::clone(&signal);
-        let thread = std::thread::Builder::new().name("ring".into()).spawn(move || {
-            let me = Mid { node: NodeId(0), session: 1 };
-            let id = ConfId { epoch: 2, rep: NodeId(0), nonce: 1 };
-            hub.handle_event(Event::Regular { id, members: vec![me] });
-            let mut seq = 0;
-            while !seen.stop.load(Ordering::Acquire) {
-                loop {
-                    let mut n = 0;
-                    while n < 512
-                        && let Some((service, body)) = hub.next_submission()
-                    {
-                        seq += 1;
-                        n += 1;
-                        hub.handle_event(Event::Deliver { seq, index: 0, sender: me, service, body });
-                    }
-                    hub.flush();
-                    if n == 0 {
-                        break;
-                    }
-                }
-                let mut woken = seen.woken.lock().unwrap_or_else(PoisonError::into_inner);
-                if !*woken {
-                    woken = seen
-                        .wake
-                        .wait_timeout(woken, Duration::from_millis(100))
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
-                }
-                *woken = false;
-            }
-        })?;
-        Ok(Self { signal, thread: Some(thread) })
+/// Why it does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AloneError {
+    #[error("the ring configuration is not possible")]
+    Config(#[from] ConfigError),
+    #[error("the ring thread could not be started")]
+    Thread(#[from] io::Error),
+}
+
+impl Alone {
+    pub(crate) fn start<U: Upper + Send + 'static>(boot: Boot, upper: U) -> Result<Self, AloneError> {
+        let clock = Instant::now();
+        // One daemon in one segment; nobody ever sees the hash.
+        let config = RingConfig::new(NodeId(0), vec![0], [0; 16]);
+        let ring = Ring::new(Arc::new(config), boot, Nanos(0))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("ring".into())
+            .spawn(move || run(ring, upper, clock, &stopped))?;
+        Ok(Self { stop, thread: Some(thread) })
     }
 
+    /// Wakes the thread to take submissions.
+    pub(crate) fn waker(&self) -> impl Fn() + Send + Sync + 'static {
+        let thread = self.thread.as_ref().map(|thread| thread.thread().clone());
+        move || {
+            if let Some(thread) = &thread {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// Whether the thread has ended, which it does only when it was stopped or by a fault.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Stops the thread and waits for it.
     pub(crate) fn stop(&mut self) {
-        self.signal.stop.store(true, Ordering::Release);
-        *self.signal.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.signal.wake.notify_one();
+        self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A panic was printed where it happened.
             let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run<U: Upper>(mut ring: Ring, mut upper: U, clock: Instant, stop: &AtomicBool) {
+    let mut held = None;
+    while !stop.load(Ordering::Acquire) {
+        let now = Nanos(0) + clock.elapsed();
+        if ring.poll_timeout().is_some_and(|due| due <= now) {
+            ring.handle_timeout(now);
+        }
+        let mut idle = false;
+        for _ in 0..SUBMISSIONS {
+            let Some((service, body)) = held.take().or_else(|| upper.next_submission()) else {
+                idle = true;
+                break;
+            };
+            match ring.submit(now, service, body.clone()) {
+                Ok(()) => {}
+                Err(SubmitError::Full) => {
+                    held = Some((service, body));
+                    break;
+                }
+                // The layer above keeps to the limits, and nobody leaves this ring.
+                Err(error) => warn!(%error, "The ring engine did not take a message."),
+            }
+        }
+        // There is nobody to send to.
+        while ring.poll_transmit().is_some() {}
+        let mut delivered = false;
+        while let Some(event) = ring.poll_event() {
+            delivered = true;
+            if !matches!(event, Event::Writable) {
+                upper.handle_event(event);
+            }
+        }
+        if delivered {
+            upper.flush();
+        } else if idle {
+            let due = ring.poll_timeout().map_or(WAIT_MAX, |due| due.since(now));
+            std::thread::park_timeout(due.min(WAIT_MAX));
         }
     }
 }

@@ -12,7 +12,7 @@ use spread_wire::{DaemonName, limits};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 
-use crate::alone::RingThread;
+use crate::alone::{Alone, AloneError};
 use crate::hub::{Hub, SlowLimits};
 use crate::session::handshake::Times;
 use crate::session::inbox::Inbox;
@@ -156,6 +156,9 @@ pub enum StartError {
     /// `me` is not one of the daemons.
     #[error("the options name no daemon as this one")]
     Options,
+    /// The ring cannot be started.
+    #[error(transparent)]
+    Alone(#[from] AloneError),
     /// The system gave no thread or descriptor.
     #[error("cannot start the threads that serve clients")]
     Runtime(#[source] std::io::Error),
@@ -174,7 +177,7 @@ pub struct Daemon {
     file: Option<SocketFile>,
     /// There until the daemon is stopped.
     runtime: Option<Runtime>,
-    ring: RingThread,
+    ring: Alone,
 }
 
 impl Daemon {
@@ -204,15 +207,25 @@ impl Daemon {
             grace: limits.slow_grace,
             bytes: limits.slow_bytes_max,
         };
-        let hub =
-            Hub::new(groups, Arc::clone(&inbox), Arc::clone(&options.policy), Arc::clone(&counters), slow);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
             .thread_name("sessions")
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
-        let ring = RingThread::start(hub, &inbox).map_err(StartError::Runtime)?;
+        let hub = Hub::new(
+            groups,
+            Arc::clone(&inbox),
+            Arc::clone(&options.policy),
+            Arc::clone(&counters),
+            slow,
+            options.daemons.iter().map(|daemon| daemon.name).collect(),
+            runtime.handle().clone(),
+        );
+        let boot =
+            spread_ring::Boot { session: rand::random::<u64>().max(1), epoch_min: 2, seed: rand::random() };
+        let ring = Alone::start(boot, hub)?;
+        inbox.set_waker(ring.waker());
         let shared = Arc::new(Shared {
             daemon: name,
             auth: options.auth,
@@ -276,6 +289,11 @@ impl Daemon {
     /// The counters of the session layer.
     pub fn session_stats(&self) -> SessionStats {
         self.counters.read()
+    }
+
+    /// Whether the daemon still works. It stops by itself only by a fault.
+    pub fn is_running(&self) -> bool {
+        self.runtime.is_some() && !self.ring.is_finished()
     }
 
     /// Leaves the ring, ends all sessions and removes the local socket. Takes at most a few seconds.

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 
 use spread_groups::{Ended, Groups, Output, RingService, SessionId, Submission};
 use spread_ring::{Body, Event, Service};
-use spread_wire::{Frame, PrivateGroup, ServiceType, build};
-use tracing::warn;
+use spread_wire::{DaemonName, Frame, PrivateGroup, ServiceType, build};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
 
+use crate::ring_driver::Upper;
 use crate::session::inbox::{Command, Inbox};
 use crate::session::outbox::{Load, Outbox, Piece};
 use crate::session::policy::Policy;
@@ -64,6 +67,14 @@ pub(crate) struct Hub {
     commands: VecDeque<Command>,
     /// The batch of requests that is being handled.
     batch: Option<Batch>,
+    /// Names of the configured daemons, by node number.
+    names: Vec<DaemonName>,
+    /// The daemons of the ring, as last announced.
+    members: Vec<u16>,
+    /// For timers.
+    runtime: Handle,
+    /// Wakes this thread to look at slow sessions again.
+    timer: Option<JoinHandle<()>>,
 }
 
 struct Batch {
@@ -79,6 +90,8 @@ impl Hub {
         policy: Arc<dyn Policy>,
         counters: Arc<Counters>,
         slow: SlowLimits,
+        names: Vec<DaemonName>,
+        runtime: Handle,
     ) -> Self {
         Self {
             groups,
@@ -91,37 +104,14 @@ impl Hub {
             over: Vec::new(),
             commands: VecDeque::new(),
             batch: None,
+            names,
+            members: Vec::new(),
+            runtime,
+            timer: None,
         }
     }
 
-    /// The next message for the ring.
-    pub(crate) fn next_submission(&mut self) -> Option<(Service, Body)> {
-        loop {
-            if let Some(submission) = self.groups.poll_submit() {
-                return Some(to_ring(submission));
-            }
-            // While group tables are exchanged the engine holds requests back: do not pile them up there.
-            if self.groups.waiting().0 >= AHEAD_MAX || !self.feed() {
-                return None;
-            }
-        }
-    }
-
-    /// Handles what the ring says.
-    pub(crate) fn handle_event(&mut self, event: Event) {
-        match event {
-            Event::Deliver { sender, body, .. } => self.groups.handle_deliver(sender.node.0, body.parts()),
-            Event::Transitional { id, members, .. } => {
-                self.groups.handle_transitional(config_id(id), &nodes(&members));
-            }
-            Event::Regular { id, members } => self.groups.handle_regular(config_id(id), &nodes(&members)),
-            Event::Writable => return,
-        }
-        self.sort_outputs();
-    }
-
-    /// Hands the staged frames to the sessions and drops those that are too slow.
-    pub(crate) fn flush(&mut self) {
+    fn hand_out(&mut self) {
         let now = Instant::now();
         let (mut frames, mut bytes) = (0, 0);
         for slot in std::mem::take(&mut self.staged) {
@@ -153,6 +143,22 @@ impl Hub {
         }
     }
 
+    /// Logs the daemons of a new configuration, once, with who came and who went.
+    fn announce(&mut self, nodes: &[u16]) {
+        if self.members == nodes {
+            return;
+        }
+        let names = |list: &mut dyn Iterator<Item = &u16>| {
+            let names = list.filter_map(|node| self.names.get(usize::from(*node)));
+            names.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let members = names(&mut nodes.iter());
+        let joined = names(&mut nodes.iter().filter(|node| !self.members.contains(node)));
+        let lost = names(&mut self.members.iter().filter(|node| !nodes.contains(node)));
+        info!(daemons = nodes.len(), %members, %joined, %lost, "New membership of the ring.");
+        self.members = nodes.to_vec();
+    }
+
     /// Takes sessions that have caught up off the list, and drops those whose time is over.
     fn check_over(&mut self, now: Instant) {
         for slot in std::mem::take(&mut self.over) {
@@ -166,6 +172,14 @@ impl Hub {
             } else {
                 self.over.push(slot);
             }
+        }
+        if !self.over.is_empty() && self.timer.as_ref().is_none_or(JoinHandle::is_finished) {
+            // Nothing else may happen until the time of these sessions is over.
+            let (inbox, grace) = (Arc::clone(&self.inbox), self.slow.grace);
+            self.timer = Some(self.runtime.spawn(async move {
+                tokio::time::sleep(grace).await;
+                inbox.wake();
+            }));
         }
     }
 
@@ -308,6 +322,45 @@ impl Hub {
 
     fn session(&mut self, id: SessionId) -> Option<&mut Session> {
         self.sessions.get_mut(slot_of(id))?.as_mut().filter(|session| session.id == id)
+    }
+}
+
+impl Upper for Hub {
+    fn next_submission(&mut self) -> Option<(Service, Body)> {
+        loop {
+            if let Some(submission) = self.groups.poll_submit() {
+                return Some(to_ring(submission));
+            }
+            // While group tables are exchanged the engine holds requests back: do not pile them up there.
+            if self.groups.waiting().0 >= AHEAD_MAX || !self.feed() {
+                break;
+            }
+        }
+        // Nothing may be delivered for long: rejected requests and the time of slow clients do not wait for it.
+        if !self.staged.is_empty() || !self.over.is_empty() {
+            self.hand_out();
+        }
+        None
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Deliver { sender, body, .. } => self.groups.handle_deliver(sender.node.0, body.parts()),
+            Event::Transitional { id, members, .. } => {
+                self.groups.handle_transitional(config_id(id), &nodes(&members));
+            }
+            Event::Regular { id, members } => {
+                let nodes = nodes(&members);
+                self.announce(&nodes);
+                self.groups.handle_regular(config_id(id), &nodes);
+            }
+            Event::Writable => return,
+        }
+        self.sort_outputs();
+    }
+
+    fn flush(&mut self) {
+        self.hand_out();
     }
 }
 

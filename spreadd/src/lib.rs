@@ -2,8 +2,8 @@
 //!
 //! [`Daemon::start`] runs a daemon inside the process; the program `spreadd` is this with a command line.
 
-pub mod config;
 mod alone;
+pub mod config;
 mod daemon;
 mod hub;
 pub mod ring_driver;
