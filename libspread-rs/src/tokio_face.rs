@@ -972,11 +972,6 @@ async fn establish_one(config: &Config, address: &Address) -> Result<New, Connec
     let mut handshake = Handshake::new(config);
     let mut input = BytesMut::new();
     loop {
-        while let Some(unit) = handshake.poll_transmit() {
-            // A daemon that refuses the session says why and closes; the reason may be there to be read although
-            // the write fails.
-            let _ = socket.write_all(&unit).await;
-        }
         if let Some(established) = handshake.handle_input(&mut input)? {
             return Ok(New {
                 socket,
@@ -985,6 +980,11 @@ async fn establish_one(config: &Config, address: &Address) -> Result<New, Connec
                 address: address.clone(),
                 early: input,
             });
+        }
+        while let Some(unit) = handshake.poll_transmit() {
+            // A daemon that refuses the session says why and closes; the reason may be there to be read although
+            // the write fails.
+            let _ = socket.write_all(&unit).await;
         }
         input.reserve(256);
         match poll_fn(|cx| socket.poll_read(cx, &mut input)).await {

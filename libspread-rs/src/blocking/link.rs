@@ -285,15 +285,6 @@ fn establish_one(config: &Config, address: &Address) -> Result<New, ConnectError
     let mut input = BytesMut::new();
     let mut space = [0; 256];
     loop {
-        while let Some(unit) = handshake.poll_transmit() {
-            // A daemon that refuses the session says why and closes; the reason may be there to be read although
-            // the write fails.
-            if let Err(error) = write_all(&socket, &unit, limit, deadline)
-                && !matches!(error, ConnectError::Io(_))
-            {
-                return Err(error);
-            }
-        }
         if let Some(established) = handshake.handle_input(&mut input)? {
             return Ok(New {
                 socket,
@@ -302,6 +293,15 @@ fn establish_one(config: &Config, address: &Address) -> Result<New, ConnectError
                 address: address.clone(),
                 early: input,
             });
+        }
+        while let Some(unit) = handshake.poll_transmit() {
+            // A daemon that refuses the session says why and closes; the reason may be there to be read although
+            // the write fails.
+            if let Err(error) = write_all(&socket, &unit, limit, deadline)
+                && !matches!(error, ConnectError::Io(_))
+            {
+                return Err(error);
+            }
         }
         if !socket.wait(true, false, deadline).map_err(ConnectError::Io)?.read {
             return Err(ConnectError::TimedOut { limit: limit.unwrap_or_default() });
