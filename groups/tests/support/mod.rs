@@ -3,3 +3,4 @@
 
 pub(crate) mod bus;
 pub(crate) mod case;
+pub(crate) mod oracle;
