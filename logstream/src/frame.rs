@@ -260,7 +260,8 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
         let high = u32::from_le_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]);
         crc = (0..4).fold(0, |crc, i| {
             let shift = 8 * i as u32;
-            crc ^ TABLES[7 - i][(low >> shift & 0xff) as usize] ^ TABLES[3 - i][(high >> shift & 0xff) as usize]
+            crc ^ TABLES[7 - i][(low >> shift & 0xff) as usize]
+                ^ TABLES[3 - i][(high >> shift & 0xff) as usize]
         });
     }
     for byte in chunks.remainder() {
@@ -274,15 +275,15 @@ static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0u32; 256]; 8];
-    let mut i = 0;
+    let mut i = 0u32;
     while i < 256 {
-        let mut crc = i as u32;
+        let mut crc = i;
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
             bit += 1;
         }
-        tables[0][i] = crc;
+        tables[0][i as usize] = crc;
         i += 1;
     }
     let mut k = 1;

@@ -35,7 +35,9 @@ pub enum NameError {
         max: usize,
     },
     /// A byte that no group name may have.
-    #[error("byte 0x{byte:02x} at position {at} cannot be part of a group name (letters, digits and $%&'()*+,-.:;<=>?@[\\]^_`{{|}}~ can)")]
+    #[error(
+        "byte 0x{byte:02x} at position {at} cannot be part of a group name (letters, digits and $%&'()*+,-.:;<=>?@[\\]^_`{{|}}~ can)"
+    )]
     Byte {
         /// The byte.
         byte: u8,
@@ -133,12 +135,22 @@ mod tests {
         let error = |text: &[u8]| Target::parse(text).expect("ours").expect_err("bad").to_string();
         assert_eq!(error(b"$"), "the group name after \"$\" is empty");
         assert_eq!(error(b"$#"), "the group name after \"$#\" is empty");
-        assert!(error(b"$with space").starts_with("byte 0x20 at position 6 cannot"), "{}", error(b"$with space"));
+        assert!(
+            error(b"$with space").starts_with("byte 0x20 at position 6 cannot"),
+            "{}",
+            error(b"$with space")
+        );
         assert!(error(b"$a/b").starts_with("byte 0x2f at position 3"));
         assert!(error("$ü".as_bytes()).starts_with("byte 0xc3 at position 2"));
         assert!(error(b"$#a#b").starts_with("byte 0x23 at position 4"));
-        assert_eq!(error(&[&b"$"[..], &[b'x'; 32]].concat()), "the group name has 32 bytes; at most 31 are possible");
-        assert_eq!(error(&[&b"$#"[..], &[b'x'; 27]].concat()), "the group name has 27 bytes; at most 26 are possible");
+        assert_eq!(
+            error(&[&b"$"[..], &[b'x'; 32]].concat()),
+            "the group name has 32 bytes; at most 31 are possible"
+        );
+        assert_eq!(
+            error(&[&b"$#"[..], &[b'x'; 27]].concat()),
+            "the group name has 27 bytes; at most 26 are possible"
+        );
     }
 
     #[test]

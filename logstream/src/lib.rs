@@ -71,7 +71,11 @@ pub fn numbered_type(seq: u64) -> i16 {
 pub fn number_of(mess_type: i16, expected: u64) -> Option<u64> {
     let low = u64::try_from(mess_type).ok().filter(|t| t & 0x4000 != 0)? & 0x3fff;
     let ahead = low.wrapping_sub(expected) & 0x3fff;
-    Some(if ahead < 0x2000 { expected.saturating_add(ahead) } else { expected.saturating_sub(0x4000 - ahead) })
+    Some(if ahead < 0x2000 {
+        expected.saturating_add(ahead)
+    } else {
+        expected.saturating_sub(0x4000 - ahead)
+    })
 }
 
 /// Longest message that is ever sent.
@@ -89,7 +93,10 @@ mod tests {
                 assert_eq!(number_of(numbered_type(seq), expected), Some(seq), "expected {expected}");
             }
         }
-        assert_eq!((number_of(TYPE_PLAIN, 1), number_of(TYPE_FRAME, 1), number_of(-1, 1)), (None, None, None));
+        assert_eq!(
+            (number_of(TYPE_PLAIN, 1), number_of(TYPE_FRAME, 1), number_of(-1, 1)),
+            (None, None, None)
+        );
         assert_eq!(number_of(numbered_type(16_000), 1), Some(0), "before the first");
     }
 }

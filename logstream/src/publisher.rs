@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::frame::{ANYONE, FLAG_CUT, FLAG_RESEND, FLAG_STRICT, Frame, HEAD_BYTES, Kind, SourceId, TAIL_BYTES};
+use crate::frame::{
+    ANYONE, FLAG_CUT, FLAG_RESEND, FLAG_STRICT, Frame, HEAD_BYTES, Kind, SourceId, TAIL_BYTES,
+};
 use crate::intake::{Record, What};
 use crate::{MESSAGE_BYTES_MAX, PLAIN_WINDOW, TYPE_FRAME, TYPE_PLAIN, numbered_type};
 
@@ -260,7 +262,9 @@ impl Publisher {
             let mine = frame.source == self.cfg.source;
             match frame.kind {
                 Kind::Barrier if mine => self.barrier_back(frame.seq),
-                Kind::Ack if mine || frame.source == ANYONE && frame.seq == 0 => self.acknowledge(now, &frame),
+                Kind::Ack if mine || frame.source == ANYONE && frame.seq == 0 => {
+                    self.acknowledge(now, &frame)
+                }
                 _ => {}
             }
         }
@@ -329,7 +333,11 @@ impl Publisher {
                 stream.hello_due = true;
             }
             let starving = now.saturating_sub(stream.acked_at) >= PRESSURE_AFTER;
-            if pressure && starving && self.cfg.audit == Audit::Auto && stream.strict && stream.sent > stream.loose
+            if pressure
+                && starving
+                && self.cfg.audit == Audit::Auto
+                && stream.strict
+                && stream.sent > stream.loose
             {
                 let half = stream.sent.div_ceil(2);
                 for record in stream.window.drain(..half) {
@@ -534,8 +542,14 @@ impl Stream {
         // In a loose stream nothing that was sent will be sent again.
         let first = self.number_at(if self.strict { self.loose } else { self.sent });
         let text = format!("group={}\nfirst={first}\n{about}", String::from_utf8_lossy(&self.cfg.group));
-        let payload =
-            Frame::encode(Kind::Hello, self.flags(), source, self.number_at(self.sent), 0, &[text.as_bytes()])?;
+        let payload = Frame::encode(
+            Kind::Hello,
+            self.flags(),
+            source,
+            self.number_at(self.sent),
+            0,
+            &[text.as_bytes()],
+        )?;
         let group = Some(self.say_group()?);
         Some(Transmit { service: Service::Lines, group, mess_type: TYPE_FRAME, payload })
     }

@@ -34,7 +34,7 @@ fn at(ms: u64) -> Duration {
 fn sent(publisher: &mut Publisher, now: Duration) -> Vec<String> {
     let mut all = Vec::new();
     while let Some(t) = publisher.poll_transmit(now) {
-        let group = t.group.map_or("self".into(), |g| String::from_utf8_lossy(&g).into_owned());
+        let group = t.group.map_or_else(|| "self".into(), |g| String::from_utf8_lossy(&g).into_owned());
         let mut payload = t.payload.clone();
         all.push(match Frame::decode(&mut payload) {
             Ok(f) => format!("{group} {:?} {} n{} f{}", f.kind, f.seq, f.records().len(), f.flags),
@@ -251,7 +251,8 @@ impl Writer {
             match output {
                 Output::Line(line) => {
                     let text = String::from_utf8_lossy(&line);
-                    self.lines.push(text.trim().strip_prefix("line ").expect("ours").parse().expect("number"));
+                    self.lines
+                        .push(text.trim().strip_prefix("line ").expect("ours").parse().expect("number"));
                 }
                 Output::Gap { from, to, .. } => self.missing.extend(from..=to),
                 Output::Source { first, .. } => self.first = self.first.or(Some(first)),

@@ -173,11 +173,17 @@ impl Sequencer {
         }
     }
 
-    fn frames(&mut self, now: Duration, sender: &Bytes, group: &Bytes, mut payload: Bytes, out: &mut Vec<Output>) {
+    fn frames(
+        &mut self,
+        now: Duration,
+        sender: &Bytes,
+        group: &Bytes,
+        mut payload: Bytes,
+        out: &mut Vec<Output>,
+    ) {
         while !payload.is_empty() {
-            let frame = match Frame::decode(&mut payload) {
-                Ok(frame) => frame,
-                Err(_) => return self.reject("a broken frame", out),
+            let Ok(frame) = Frame::decode(&mut payload) else {
+                return self.reject("a broken frame", out);
             };
             let strict = frame.flags & FLAG_STRICT != 0;
             let arrival = Arrival { group, source: frame.source, seq: frame.seq, strict };
@@ -277,7 +283,9 @@ impl Sequencer {
             let reason = if arrival.strict { GapReason::Elsewhere } else { GapReason::Lost };
             self.missing(arrival, first - 1, reason, out);
         }
-        if self.cursors.len() < SOURCES_MAX || self.cursors.contains_key(&(sender.clone(), arrival.group.clone())) {
+        if self.cursors.len() < SOURCES_MAX
+            || self.cursors.contains_key(&(sender.clone(), arrival.group.clone()))
+        {
             self.cursors.insert((sender.clone(), arrival.group.clone()), (arrival.source, next));
         }
         if let Some(source) = self.sources.get_mut(&arrival.key()) {
