@@ -20,6 +20,9 @@ pub enum Scope {
     Server,
 }
 
+/// Stores the words of a directive; an error text appears with file and line.
+pub type Setter<C> = fn(&mut C, &Params<'_>, &[&[u8]]) -> Result<(), String>;
+
 /// One directive.
 pub struct Directive<M: Module> {
     /// Its name.
@@ -33,7 +36,7 @@ pub struct Directive<M: Module> {
     /// Most arguments.
     pub max: usize,
     /// Takes the words. An error text appears with file and line.
-    pub set: fn(&mut M::ServerConfig, &Params<'_>, &[&[u8]]) -> Result<(), String>,
+    pub set: Setter<M::ServerConfig>,
 }
 
 /// The place of a directive.

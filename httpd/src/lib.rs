@@ -41,8 +41,9 @@ pub mod shared;
     unreachable_pub,
     unused_qualifications,
     clippy::all,
-    clippy::undocumented_unsafe_blocks,
-    clippy::use_self,
+    clippy::nursery,
+    clippy::pedantic,
+    clippy::restriction,
     reason = "generated from the headers of the installed server"
 )]
 pub mod ffi {

@@ -32,10 +32,6 @@ impl<'a> Server<'a> {
         Self { raw, life: PhantomData }
     }
 
-    pub(crate) fn raw(self) -> *mut ffi::server_rec {
-        self.raw
-    }
-
     /// The canonical host name (`%v`), if one is configured or was found.
     pub fn hostname(self) -> Option<&'a [u8]> {
         // SAFETY: the record is live and its texts live as long.
@@ -45,7 +41,7 @@ impl<'a> Server<'a> {
     /// True for a virtual host.
     pub fn is_virtual(self) -> bool {
         // SAFETY: the record is live.
-        unsafe { (*self.raw).is_virtual() != 0 }
+        unsafe { (*self.raw).is_virtual != 0 }
     }
 
     /// The main server and all virtual hosts, beginning with this one.

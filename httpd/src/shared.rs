@@ -56,6 +56,14 @@ impl<T: Zeroed> Shared<T> {
     }
 }
 
+impl<T: Zeroed> Shared<T> {
+    /// The value, for as long as the process lives.
+    pub fn get(self) -> &'static T {
+        // SAFETY: the mapping is never removed and `T` allows zero bytes as its start.
+        unsafe { self.value.as_ref() }
+    }
+}
+
 impl<T: Zeroed> std::ops::Deref for Shared<T> {
     type Target = T;
 

@@ -258,11 +258,10 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     for chunk in &mut chunks {
         let low = crc ^ u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
         let high = u32::from_le_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]);
-        crc = (0..4).fold(0, |crc, i| {
-            let shift = 8 * i as u32;
-            crc ^ TABLES[7 - i][(low >> shift & 0xff) as usize]
-                ^ TABLES[3 - i][(high >> shift & 0xff) as usize]
-        });
+        let [a, b, c, d] = low.to_le_bytes();
+        let [e, f, g, h] = high.to_le_bytes();
+        let bytes = [h, g, f, e, d, c, b, a];
+        crc = bytes.iter().zip(&TABLES).fold(0, |crc, (byte, table)| crc ^ table[usize::from(*byte)]);
     }
     for byte in chunks.remainder() {
         crc = crc >> 8 ^ TABLES[0][((crc ^ u32::from(*byte)) & 0xff) as usize];
@@ -275,16 +274,16 @@ static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0u32; 256]; 8];
-    let mut i = 0u32;
-    while i < 256 {
-        let mut crc = i;
+    let mut byte = 0u32;
+    while byte < 256 {
+        let mut crc = byte;
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
             bit += 1;
         }
-        tables[0][i as usize] = crc;
-        i += 1;
+        tables[0][byte as usize] = crc;
+        byte += 1;
     }
     let mut k = 1;
     while k < 8 {

@@ -182,6 +182,11 @@ impl Intake {
         self.used = self.used.saturating_sub(cost);
     }
 
+    /// True when a line of this cost (see [`RECORD_COST`]) would be taken.
+    pub fn has_room(&self, cost: usize) -> bool {
+        !self.closed && self.used + cost <= self.max_bytes
+    }
+
     /// From now on every line is dropped.
     pub fn close(&mut self) {
         self.closed = true;
