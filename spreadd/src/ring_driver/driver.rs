@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use spread_ring::{Body, Class, Event, Nanos, NodeId, Path, Service, SubmitError, Transmit};
+use spread_ring::{Body, Class, Event, Mid, Nanos, NodeId, Path, Service, SubmitError, Transmit};
 use tracing::{debug, info, trace, warn};
 
 use super::batch::{Flush, Intake, SendQueue, segments};
@@ -105,7 +105,7 @@ pub(super) trait Engine {
     fn poll_event(&mut self) -> Option<Event>;
     fn poll_timeout(&self) -> Option<Nanos>;
     fn poll_trace(&mut self) -> Option<String>;
-    fn usable_session(&self, node: NodeId) -> Option<u64>;
+    fn is_usable(&self, mid: Mid) -> bool;
     fn stats(&self) -> Self::Stats;
 }
 
@@ -256,7 +256,7 @@ impl<E: Engine, U: Upper> Driver<E, U> {
         let late = now.since(deadline).max(before.since(last));
         if late > self.pause_min {
             self.stats.pauses += 1;
-            self.blackbox.note(now, What::Pause, None, late.as_nanos() as u64, 0);
+            self.blackbox.note(now, What::Pause, None, (Nanos(0) + late).0, 0);
             warn!(?late, pauses = self.stats.pauses, "The ring thread did not run for a while.");
         }
         now
@@ -296,7 +296,7 @@ impl<E: Engine, U: Upper> Driver<E, U> {
         }
         self.submit(now);
         if let Some(deadline) = self.engine.poll_timeout().filter(|deadline| *deadline <= now) {
-            self.blackbox.note(now, What::Timeout, None, now.since(deadline).as_nanos() as u64, 0);
+            self.blackbox.note(now, What::Timeout, None, (Nanos(0) + now.since(deadline)).0, 0);
             self.engine.handle_timeout(now);
         }
         self.transmit(now);
@@ -620,7 +620,7 @@ impl<E: Engine, U: Upper> Driver<E, U> {
 
 /// Learns whether the engine has found the session of a packet to be alive.
 fn confirm<E: Engine>(peers: &mut Peers, engine: &E, node: NodeId, session: u64) {
-    if engine.usable_session(node) == Some(session) {
+    if engine.is_usable(Mid { node, session }) {
         peers.confirm(node, session);
     }
 }

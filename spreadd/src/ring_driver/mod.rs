@@ -13,6 +13,8 @@
 //!
 //! spec: ring-protocol 2.1, 2.6, 6.2, 6.3
 
+#[doc(hidden)]
+pub mod bare;
 mod batch;
 mod blackbox;
 mod driver;
@@ -24,6 +26,7 @@ mod seal;
 mod sockets;
 mod stats;
 mod sys;
+mod thread;
 mod transport;
 mod waker;
 
@@ -32,5 +35,6 @@ pub use keys::{Cipher, KeyFileError, KeyRing};
 pub use seal::{Aead, Checksum, Protection, Sealer, TRAILER_MAX};
 pub use sockets::{SocketError, SocketOptions, interface_mtu, packet_len_max};
 pub use stats::{DropReason, IoStats};
+pub use thread::{DriverConfig, Handle, Report, StartError, new_boot, start};
 pub use transport::{Network, NetworkError, NodeAddr, SegmentAddr};
 pub use waker::Waker;

@@ -61,11 +61,11 @@ pub(super) fn recv_batch(
         iovs[i].iov_len = spare.len().min(SLAB_LEN);
         let header = &mut headers[i].msg_hdr;
         header.msg_name = names[i].as_mut_ptr().cast();
-        header.msg_namelen = socklen(mem::size_of::<libc::sockaddr_storage>());
+        header.msg_namelen = socklen(size_of::<libc::sockaddr_storage>());
         header.msg_iov = &raw mut iovs[i];
         header.msg_iovlen = 1;
         header.msg_control = controls[i].as_mut_ptr().cast();
-        header.msg_controllen = mem::size_of::<Control>() as _;
+        header.msg_controllen = size_of::<Control>() as _;
     }
     // SAFETY: the first `count` headers point to live, exclusively borrowed memory of the stated lengths:
     // the local arrays above and the spare room of the slabs, which nothing else touches during the call.
@@ -73,7 +73,7 @@ pub(super) fn recv_batch(
         libc::recvmmsg(
             fd.as_raw_fd(),
             headers.as_mut_ptr(),
-            count as libc::c_uint,
+            length(count),
             libc::MSG_DONTWAIT as _,
             ptr::null_mut(),
         )
@@ -124,19 +124,19 @@ pub(super) fn recv_batch(
 /// `len` bytes at `storage` are initialised.
 unsafe fn address(storage: *const libc::sockaddr_storage, len: libc::socklen_t) -> Option<SocketAddr> {
     let len = len as usize;
-    if len < mem::size_of::<libc::sa_family_t>() {
+    if len < size_of::<libc::sa_family_t>() {
         return None;
     }
     // SAFETY: the family is the first field of every address and inside `len`; the storage is aligned for
     // all kinds of addresses; each kind is read only if `len` covers it.
     unsafe {
         match libc::c_int::from((*storage.cast::<libc::sockaddr>()).sa_family) {
-            libc::AF_INET if len >= mem::size_of::<libc::sockaddr_in>() => {
+            libc::AF_INET if len >= size_of::<libc::sockaddr_in>() => {
                 let v4 = &*storage.cast::<libc::sockaddr_in>();
                 let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
                 Some(SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port))))
             }
-            libc::AF_INET6 if len >= mem::size_of::<libc::sockaddr_in6>() => {
+            libc::AF_INET6 if len >= size_of::<libc::sockaddr_in6>() => {
                 let v6 = &*storage.cast::<libc::sockaddr_in6>();
                 let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
                 let port = u16::from_be(v6.sin6_port);
@@ -196,7 +196,7 @@ pub(super) fn send_batch(fd: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::R
         libc::sendmmsg(
             fd.as_raw_fd(),
             headers.as_mut_ptr(),
-            count as libc::c_uint,
+            length(count),
             (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
         )
     };
@@ -265,7 +265,7 @@ pub(super) fn set_option(
             level,
             name,
             (&raw const value).cast(),
-            socklen(mem::size_of::<libc::c_int>()),
+            socklen(size_of::<libc::c_int>()),
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -273,4 +273,8 @@ pub(super) fn set_option(
 
 fn socklen(len: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(len).expect("sizes of C structures are small")
+}
+
+fn length(count: usize) -> libc::c_uint {
+    libc::c_uint::try_from(count).expect("batches are small")
 }

@@ -70,7 +70,7 @@ mod tests {
     fn wakes_once_until_cleared() {
         let waker = Waker::new().unwrap();
         assert!(!is_awake(&waker));
-        waker.clone().wake();
+        waker.wake();
         waker.wake();
         assert!(is_awake(&waker));
         waker.clear();

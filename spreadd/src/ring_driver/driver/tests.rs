@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crossbeam_channel::bounded;
-use spread_ring::{ConfId, Mid, NodeSet};
+use spread_ring::{ConfId, NodeSet};
 
 use super::super::header::HEADER_LEN;
 use super::super::seal::tests::{keys, mid, plain, sealed};
@@ -77,8 +77,8 @@ impl Engine for Script {
     fn poll_trace(&mut self) -> Option<String> {
         None
     }
-    fn usable_session(&self, _node: NodeId) -> Option<u64> {
-        self.usable
+    fn is_usable(&self, mid: Mid) -> bool {
+        self.usable == Some(mid.session)
     }
     fn stats(&self) {}
 }
@@ -192,7 +192,8 @@ impl Bench {
         let end = Instant::now() + Duration::from_secs(10);
         while !done(&self.driver.engine.told) {
             assert!(Instant::now() < end, "the engine was told {:?}", self.driver.engine.told);
-            self.driver.engine.deadline.get_or_insert(self.driver.clock.now() + Duration::from_millis(20));
+            let now = self.driver.clock.now();
+            self.driver.engine.deadline.get_or_insert(now + Duration::from_millis(20));
             self.turn();
             self.driver.engine.told.retain(|told| *told != Told::Timeout);
         }
