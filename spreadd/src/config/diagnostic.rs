@@ -92,6 +92,45 @@ impl Source {
     }
 }
 
+/// Most errors and most warnings of one file that are kept; more are counted.
+const KEPT_MAX: usize = 500;
+
+/// What was found so far. Bounded: a file of nonsense has an error in every word.
+#[derive(Clone, Debug)]
+pub(crate) struct Found<T> {
+    pub(crate) items: Vec<T>,
+    pub(crate) more: usize,
+}
+
+impl<T> Found<T> {
+    pub(crate) const fn new() -> Self {
+        Self { items: Vec::new(), more: 0 }
+    }
+
+    pub(crate) fn push(&mut self, make: impl FnOnce() -> T) {
+        if self.items.len() < KEPT_MAX {
+            self.items.push(make());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    pub(crate) fn append(&mut self, other: Self) {
+        self.more += other.more;
+        for item in other.items {
+            self.push(|| item);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.items.len() + self.more
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
 /// One error.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -154,17 +193,24 @@ impl Problem {
 pub struct ConfigErrors {
     source: Source,
     problems: Vec<Problem>,
+    /// Errors that were counted only.
+    more: usize,
 }
 
 impl std::error::Error for ConfigErrors {}
 
 impl ConfigErrors {
-    pub(crate) fn new(source: Source, mut problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(source: Source, found: Found<Problem>) -> Self {
+        let Found { items: mut problems, more } = found;
         problems.sort_by_key(|p| p.span.as_ref().map_or(usize::MAX, |s| s.start));
-        Self { source, problems }
+        Self { source, problems, more }
     }
 
-    /// The errors.
+    pub(crate) fn one(source: Source, problem: Problem) -> Self {
+        Self { source, problems: vec![problem], more: 0 }
+    }
+
+    /// The errors; a file with very many has the first ones here.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -184,7 +230,8 @@ impl ConfigErrors {
             }
             out.push_str(&renderer.render(&[self.group(problem)]));
         }
-        if let Some(more) = self.problems.len().checked_sub(ERRORS_MAX).filter(|n| *n > 0) {
+        let more = self.problems.len().saturating_sub(ERRORS_MAX) + self.more;
+        if more > 0 {
             out.push_str(&format!("\n\nand {more} more errors"));
         }
         out

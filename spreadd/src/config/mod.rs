@@ -6,15 +6,23 @@
 //!
 //! Source: `spec/daemon-config.md`. Every key is described in `docs/reference/spread.conf.md`.
 
+mod check;
 mod diagnostic;
 mod hash;
 mod host;
+mod identity;
+mod lexer;
+mod load;
 mod model;
 mod options;
+mod parser;
+mod words;
 
+pub use check::{DAEMONS_MAX, SEGMENTS_MAX};
 pub use diagnostic::{ConfigErrors, ERRORS_MAX, ErrorClass, Problem, Source, Warning, WarningClass};
 pub use hash::{HashText, hash, virtual_id};
 pub use host::{Host, SystemHost};
+pub use load::{FILE_MAX, LoadError, SEARCH, find, load, parse};
 pub use model::{Config, ConfigAddr, Daemon, Interface, IpVersion, Segment, Use};
 pub use options::{
     AuthMethod, DEFAULT_ACCELERATED_WINDOW, DEFAULT_PERSONAL_WINDOW, DEFAULT_WINDOW, EventFlags,

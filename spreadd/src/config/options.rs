@@ -6,6 +6,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::parser::Value;
+
 /// `Window` of Spread 5.0.1 when the file gives none.
 pub const DEFAULT_WINDOW: u16 = 160;
 /// `PersonalWindow` of Spread 5.0.1 when the file gives none.
@@ -245,6 +247,19 @@ pub struct Timeouts {
     pub form: Duration,
     /// `LookupTimeout`: longest interval of probes for other daemons.
     pub lookup: Duration,
+}
+
+/// Why an option that is accepted changes nothing here; `None` for those that the daemon obeys. Keep in step
+/// with `docs/reference/spread.conf.md`.
+pub(super) fn not_honored(word: &str, value: &Value<'_>) -> Option<&'static str> {
+    match (word, value) {
+        ("RepTimeout" | "SegTimeout", _) => Some("the ring has no such phase"),
+        ("SocketPortReuse", Value::Reuse(PortReuse::Off)) => {
+            Some("listeners always set SO_REUSEADDR, which on this system cannot admit a second listener")
+        }
+        ("DangerousMonitor", Value::Bool(true)) => Some("there is no monitor port to be dangerous"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
