@@ -35,6 +35,8 @@ pub struct Bus {
     session: u64,
     /// What sessions got, by private group; sessions of dead daemons too.
     pub inbox: BTreeMap<GroupName, Vec<Received>>,
+    /// Whether the engines are checked after every event; it takes long when there are many groups.
+    pub checked: bool,
     /// Messages come out of the ring in pieces of at most this many bytes, if set.
     pub packet: Option<usize>,
 }
@@ -88,6 +90,7 @@ impl Bus {
             epoch: 1_795_413_000,
             session: 0,
             inbox: BTreeMap::new(),
+            checked: true,
             packet: None,
         };
         bus.partition(components);
@@ -321,7 +324,9 @@ impl Bus {
         if let Some(node) = self.nodes[usize::from(me)].as_mut() {
             node.delivered = at + 1;
             node.groups.handle_deliver(entry.from, &entry.parts);
-            node.groups.invariants().expect("invariants after a delivery");
+            if self.checked {
+                node.groups.invariants().expect("invariants after a delivery");
+            }
         }
         self.drain(me);
     }
@@ -426,7 +431,9 @@ impl Bus {
                 let node = self.nodes[usize::from(m)].as_mut().expect("running");
                 (node.ring, node.delivered) = (ring, 0);
                 node.groups.handle_regular(id, &list);
-                node.groups.invariants().expect("invariants after a configuration");
+                if self.checked {
+                    node.groups.invariants().expect("invariants after a configuration");
+                }
                 self.drain(m);
             }
         }
@@ -465,7 +472,9 @@ impl Bus {
             }
             let node = self.nodes[usize::from(m)].as_mut().expect("running");
             node.groups.handle_transitional(id, &list);
-            node.groups.invariants().expect("invariants after a transitional configuration");
+            if self.checked {
+                node.groups.invariants().expect("invariants after a transitional configuration");
+            }
             self.drain(m);
             for &at in rest.iter().filter(|&&at| at >= delivered) {
                 self.hand_over(m, old, at);

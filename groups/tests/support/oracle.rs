@@ -114,8 +114,7 @@ struct Facts<'a> {
 type Check = Result<(), String>;
 
 /// Checks all logs. `lasting` are the groups that never die out in any component, so that an id stands for one
-/// view; `joined` says for each group which clients' last request for it was a join, if the logs end with all
-/// daemons connected and at rest.
+/// view. `at_rest` says that the logs end with all daemons connected and everything delivered.
 pub fn check(logs: &[ClientLog], lasting: &[GroupName], at_rest: bool) -> Check {
     let mut facts = Facts {
         logs,
@@ -132,8 +131,8 @@ pub fn check(logs: &[ClientLog], lasting: &[GroupName], at_rest: bool) -> Check 
             }
         }
     }
-    for client in 0..logs.len() {
-        walk(&mut facts, client).map_err(|e| format!("{}: {e}", logs[client].name))?;
+    for (client, log) in logs.iter().enumerate() {
+        walk(&mut facts, client).map_err(|e| format!("{}: {e}", log.name))?;
     }
     self_delivery(&facts, at_rest)?;
     one_order(&facts, lasting)?;
@@ -613,8 +612,9 @@ fn final_agreement(facts: &Facts<'_>) -> Check {
     for (group, members) in joined {
         let mut agreed: Option<&View> = None;
         for log in facts.logs.iter().filter(|log| log.membership && members.contains(&log.name)) {
-            let views = log.events.iter().filter_map(|e| if let Event::View(v) = e { Some(v) } else { None });
-            let Some(last) = views.filter(|v| v.group == group).last() else {
+            let mut views =
+                log.events.iter().filter_map(|e| if let Event::View(v) = e { Some(v) } else { None });
+            let Some(last) = views.rfind(|v| v.group == group) else {
                 return Err(format!("P23: {} has no view of {group}", log.name));
             };
             let listed: BTreeSet<_> = last.members.iter().copied().collect();
