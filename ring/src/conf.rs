@@ -159,10 +159,12 @@ impl Conf {
         }
     }
 
-    /// Raises the safe line to a fact that another member knows. Facts about numbers that I have not seen
-    /// are cut to those that I have: the rest comes with the packets.
-    pub(crate) fn note_safe(&mut self, safe: Seq) {
-        self.safe = self.safe.max(safe.min(self.high));
+    /// Raises the safe line to a fact that another member knows. Returns whether it can be one: if every
+    /// member has a packet, then I have it.
+    pub(crate) fn note_safe(&mut self, safe: Seq) -> bool {
+        let aru = self.store.aru();
+        self.safe = self.safe.max(safe.min(aru));
+        safe <= aru
     }
 
     /// Vector rule (`ring-protocol` 3.4).

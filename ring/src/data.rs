@@ -51,7 +51,7 @@ impl Ring {
         conf.high = conf.high.max(head.seq);
         conf.note_aru(from.node, head.aru);
         self.keep(data);
-        self.conf.note_safe(head.safe);
+        self.stats.drops.facts += u64::from(!self.conf.note_safe(head.safe));
         self.conf.raise_safe_by_vector();
     }
 
@@ -214,7 +214,7 @@ impl Ring {
         self.stats.acks_received += 1;
         self.note_evidence(ack.token_seq);
         self.conf.note_aru(from.node, ack.aru);
-        self.conf.note_safe(ack.safe);
+        self.stats.drops.facts += u64::from(!self.conf.note_safe(ack.safe));
         self.conf.raise_safe_by_vector();
         self.deliver();
     }

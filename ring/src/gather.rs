@@ -334,8 +334,8 @@ impl Ring {
             self.blame(&members);
             return;
         }
+        // The join is repeated until the commit token comes: somebody may have missed it.
         self.timers.stop(Timer::Consensus);
-        self.timers.stop(Timer::Join);
         if members.first() == Some(me) {
             self.form(&members);
         } else {

@@ -58,11 +58,8 @@ struct Peer {
     usable: bool,
     since: Nanos,
     heard_at: Nanos,
-    multicast_at: Option<Nanos>,
-    unicast_at: Option<Nanos>,
-    /// Longest packet in this and in the last period.
-    longest: (usize, usize),
-    longest_since: Nanos,
+    multicast: Way,
+    unicast: Way,
     report: Option<Report>,
     join_no: Option<u32>,
     superseded: VecDeque<u64>,
@@ -71,6 +68,34 @@ struct Peer {
     /// Level and end.
     penalty: Option<(Duration, Nanos)>,
     probe: Probe,
+}
+
+/// What came by one way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    at: Option<Nanos>,
+    /// Longest packet in this and in the last period, and when this one began.
+    longest: (usize, usize),
+    since: Nanos,
+}
+
+impl Way {
+    fn note(&mut self, now: Nanos, len: usize, period: Duration) {
+        if now.since(self.since) > period {
+            self.longest = (0, self.longest.0);
+            self.since = now;
+        }
+        self.longest.0 = self.longest.0.max(len);
+        self.at = Some(now);
+    }
+
+    fn is_open(&self, now: Nanos, limit: Duration) -> bool {
+        self.at.is_some_and(|at| now.since(at) <= limit)
+    }
+
+    fn longest(&self) -> u16 {
+        u16::try_from(self.longest.0.max(self.longest.1)).unwrap_or(u16::MAX)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -173,7 +198,6 @@ impl Hearing {
             session: mid.session,
             since: now,
             heard_at: now,
-            longest_since: now,
             superseded: std::mem::take(&mut peer.superseded),
             new_sessions: peer.new_sessions,
             penalty: peer.penalty,
@@ -189,14 +213,9 @@ impl Hearing {
         peer.heard_at = now;
         peer.probe = Probe::default();
         match path {
-            Path::Multicast => peer.multicast_at = Some(now),
-            Path::Unicast => peer.unicast_at = Some(now),
+            Path::Multicast => peer.multicast.note(now, len, period),
+            Path::Unicast => peer.unicast.note(now, len, period),
         }
-        if now.since(peer.longest_since) > period {
-            peer.longest = (0, peer.longest.0);
-            peer.longest_since = now;
-        }
-        peer.longest.0 = peer.longest.0.max(len);
     }
 
     /// Keeps a hear list. Returns whether the peer became usable by it.
@@ -254,18 +273,23 @@ impl Hearing {
     pub(crate) fn list(&self, now: Nanos) -> Vec<Heard> {
         let paths_open = self.presence * PATH_PRESENCES;
         let unjudged = self.presence * MTU_PRESENCES;
-        let open = |at: Option<Nanos>| at.is_some_and(|at| now.since(at) <= paths_open);
         let mut list = Vec::new();
         for (node, peer) in (0u16..).zip(&self.peers) {
             let mid = Mid { node: NodeId(node), session: peer.session };
             if peer.session == 0 || mid == self.me || now.since(peer.heard_at) > self.dead {
                 continue;
             }
-            let longest = peer.longest.0.max(peer.longest.1);
-            let judged = now.since(peer.since) > unjudged;
-            let mtu = if judged { u16::try_from(longest).unwrap_or(u16::MAX) } else { u16::MAX };
-            let multicast = if open(peer.multicast_at) { PATH_MULTICAST } else { 0 };
-            let unicast = if open(peer.unicast_at) { PATH_UNICAST } else { 0 };
+            let multicast = peer.multicast.is_open(now, paths_open);
+            let unicast = peer.unicast.is_open(now, paths_open);
+            // A packet goes by any way that is open.
+            let mtu = match (now.since(peer.since) > unjudged, multicast, unicast) {
+                (false, ..) => u16::MAX,
+                (_, true, true) => peer.multicast.longest().min(peer.unicast.longest()),
+                (_, true, false) => peer.multicast.longest(),
+                (_, false, _) => peer.unicast.longest(),
+            };
+            let multicast = if multicast { PATH_MULTICAST } else { 0 };
+            let unicast = if unicast { PATH_UNICAST } else { 0 };
             list.push(Heard { mid, mtu, paths: multicast | unicast });
         }
         list
@@ -322,11 +346,28 @@ impl Hearing {
         a == b || (self.hears(now, a, b) && self.hears(now, b, a))
     }
 
-    /// Whether all of `ours` and all of `theirs` are connected and nobody of them is in penalty.
+    /// Whether `a` was lately heard by `b` by unicast, the way of the token. Unknown if `b` said nothing.
+    fn unicast_passes(&self, now: Nanos, a: Mid, b: Mid) -> bool {
+        if b == self.me {
+            let open = self.presence * PATH_PRESENCES;
+            return self.peer(a.node).is_some_and(|p| p.session == a.session && p.unicast.is_open(now, open));
+        }
+        let link = self.fresh_report(now, b).and_then(|report| report.link(a));
+        link.is_some_and(|(_, paths)| paths & PATH_UNICAST != 0)
+    }
+
+    /// Whether all of `ours` and all of `theirs` are connected, also by unicast, and nobody of them is in
+    /// penalty.
     pub(crate) fn can_merge(&self, now: Nanos, ours: &[Mid], theirs: &[Mid]) -> bool {
         !theirs.is_empty()
             && theirs.iter().all(|q| !self.in_penalty(now, q.node))
-            && theirs.iter().all(|q| ours.iter().all(|p| self.connected(now, *p, *q)))
+            && theirs.iter().all(|q| {
+                ours.iter().all(|p| {
+                    self.connected(now, *p, *q)
+                        && self.unicast_passes(now, *p, *q)
+                        && self.unicast_passes(now, *q, *p)
+                })
+            })
     }
 
     /// Whether the process was replaced by a later one of its node.

@@ -34,8 +34,10 @@ impl Ring {
                     return;
                 }
                 let ahead = STORES_AHEAD_MAX * self.conf.store.capacity();
-                if token.seq > self.conf.store.released().saturating_add(ahead) {
-                    self.stats.drops.decode += 1;
+                let last = self.conf.store.released().saturating_add(ahead);
+                // The token counts every packet that was sent, and flow control keeps the store ahead of it.
+                if token.seq < self.conf.high || token.seq > last {
+                    self.stats.drops.facts += 1;
                     return;
                 }
                 self.visit(token, Some(from.node));
@@ -131,7 +133,7 @@ impl Ring {
         conf.visited_at = now;
         conf.last_ts = token.token_seq;
         conf.high = conf.high.max(token.seq);
-        conf.note_safe(token.safe);
+        self.stats.drops.facts += u64::from(!conf.note_safe(token.safe));
     }
 
     /// Takes up to `count` packets out of the queue, numbers and stores them.

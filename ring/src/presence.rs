@@ -18,6 +18,17 @@ const PRESENCE_GAP_MIN: Duration = Duration::from_millis(20);
 /// Another length that is tested: what most tunnels pass.
 const PACKET_LEN_TUNNEL: usize = 1200;
 
+/// The length of this presence if it tests a way: mostly that of the longest packet, or another one that may
+/// pass where that does not. Even presences go by multicast, odd ones by unicast.
+fn probe_len(count: u32, len_max: usize) -> Option<usize> {
+    let shorter = if (count / 8).is_multiple_of(2) { PACKET_LEN_TUNNEL } else { PACKET_LEN_SAFE };
+    match count % 8 {
+        0 | 3 | 4 => Some(len_max),
+        6 | 7 => Some(shorter.min(len_max)),
+        _ => None,
+    }
+}
+
 impl Ring {
     /// The state or the hear list changed: tells it soon.
     pub(crate) fn presence_soon(&mut self) {
@@ -26,8 +37,7 @@ impl Ring {
         self.timers.set_min(Timer::Presence, at.max(self.now));
     }
 
-    /// Multicast and unicast alternate, so that both ways are tested; every fourth presence is as long as a
-    /// data packet, or has another length that may pass where that one does not.
+    /// Multicast and unicast alternate, so that both ways are tested, and so do the lengths.
     pub(crate) fn send_presence(&mut self) {
         let (now, count) = (self.now, self.presence_count);
         self.timers.set(Timer::Presence, now + self.cfg.timers.presence);
@@ -36,14 +46,8 @@ impl Ring {
         if self.cfg.nodes.len() < 2 {
             return;
         }
-        let round = count / 4;
-        let probe = count % 4 == round % 2;
+        let probe = probe_len(count, self.cfg.packet_len_max);
         let len_max = self.cfg.packet_len_max;
-        let padded = match round % 4 {
-            2 => PACKET_LEN_TUNNEL.min(len_max),
-            3 => PACKET_LEN_SAFE.min(len_max),
-            _ => len_max,
-        };
         let operational = self.phase == Phase::Operational;
         let presence = Presence {
             epoch: self.epoch,
@@ -57,15 +61,15 @@ impl Ring {
             },
             token_seq: if operational { self.conf.last_ts } else { 0 },
             leaving: self.leaving.is_some(),
-            probe,
+            probe: probe.is_some(),
             hash: self.cfg.hash,
             members: if operational { self.conf.nodes } else { NodeSet::EMPTY },
             hear: self.hearing.list(now),
         };
         let mut body = BytesMut::new();
         presence.write(&mut body);
-        if probe && HEADER_LEN + body.len() < padded {
-            body.put_bytes(0, padded - HEADER_LEN - body.len());
+        if let Some(padding) = probe.and_then(|len| len.checked_sub(HEADER_LEN + body.len())) {
+            body.put_bytes(0, padding);
         }
         let multicast = count.is_multiple_of(2);
         let to = self.hearing.presence_targets(now, multicast);

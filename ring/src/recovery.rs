@@ -25,6 +25,10 @@ impl Ring {
             self.send_hop_ack(from.node, ring, last);
             return;
         }
+        if token.seq < attempt.store.top() || token.seq > attempt.store.capacity() {
+            self.stats.drops.facts += 1;
+            return;
+        }
         self.recovery_visit(token, Some(from.node));
     }
 

@@ -30,6 +30,11 @@ impl Ring {
                 continue;
             }
             let conf = &self.conf;
+            if u64::from(request.len) > conf.store.capacity() {
+                self.stats.drops.facts += 1;
+                t.requests.remove(at);
+                continue;
+            }
             // Everybody has what is safe. In recovery the record tells exactly who may ask for what.
             if self.phase == Phase::Operational && request.end() <= conf.safe {
                 t.requests.remove(at);

@@ -89,6 +89,8 @@ pub struct Drops {
     pub store_full: u64,
     /// Joins without use: old, one-way, from failed or inadmissible daemons.
     pub join: u64,
+    /// Statements of members that cannot be true: a fault of their engine or of this one.
+    pub facts: u64,
     /// Chunks that do not continue a message.
     pub chunk: u64,
     /// Control packets longer than all their fragments may be.
