@@ -55,6 +55,8 @@ pub(crate) struct Conf {
     pub(crate) visit_idle: bool,
     /// Mean time of a rotation and mean deviation, once measured.
     pub(crate) rotation: Option<(Duration, Duration)>,
+    /// I sent the token again since my last visit.
+    pub(crate) resent: bool,
     /// Highest packet with a SAFE message that I hold.
     pub(crate) safe_top: Seq,
     /// Highest aru that I reported in a packet or ack.
@@ -102,6 +104,7 @@ impl Conf {
             visited_at: now,
             visit_idle: true,
             rotation: None,
+            resent: false,
             safe_top: 0,
             reported: 0,
             acked_at: Nanos(0),

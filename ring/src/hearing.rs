@@ -5,6 +5,11 @@
 //! A new session of a node replaces the current one only if the current one is not usable, or if the new one
 //! lists this daemon's own session: only then it is alive. So the recording of an earlier life of a peer
 //! cannot push out the living one, and a restarted peer gets through with its second sign of life.
+//!
+//! Which of two sessions is the later one cannot be told from one packet: a late packet of the former life may
+//! come after the first one of the next. So the guess is not final. A superseded session is taken again if it
+//! lists this daemon and the current one was silent for T_dead. (The design refuses it for ever; a late packet
+//! then isolates the living daemon. Recordings are kept out by the driver's replay window of each session.)
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,7 +21,7 @@ use crate::rng::Rng;
 use crate::types::{Mid, Nanos, NodeId, NodeSet};
 use crate::wire::{Heard, PATH_MULTICAST, PATH_UNICAST, Reassembly};
 
-/// Old sessions of a node that are remembered, never to be accepted again.
+/// Old sessions of a node that are remembered.
 const SUPERSEDED_MAX: usize = 1024;
 /// New sessions of one node that are accepted in a second.
 const NEW_SESSIONS_MAX: u32 = 4;
@@ -163,20 +168,22 @@ impl Hearing {
         (session != 0).then_some(Mid { node, session })
     }
 
-    /// What `mid` is worth before its packet is looked at. `signs` is set for a presence or join.
-    pub(crate) fn standing(&self, mid: Mid) -> Standing {
+    /// What `mid` is worth before its packet is looked at.
+    pub(crate) fn standing(&self, now: Nanos, mid: Mid) -> Standing {
         let Some(peer) = self.peer(mid.node) else { return Standing::Refused };
         if peer.session == mid.session {
             return if peer.usable { Standing::Usable } else { Standing::Heard };
         }
-        if peer.superseded.contains(&mid.session) { Standing::Refused } else { Standing::New }
+        let alive = now.since(peer.heard_at) <= self.dead;
+        if alive && peer.superseded.contains(&mid.session) { Standing::Refused } else { Standing::New }
     }
 
     /// Takes a new session in, unless there are too many or a living one is there. `lists_me`: the packet
     /// says that it hears this daemon's session. Returns the process that is replaced.
     pub(crate) fn take_in(&mut self, now: Nanos, mid: Mid, lists_me: bool) -> Result<Option<Mid>, ()> {
         let peer = self.peers.get_mut(mid.node.index()).ok_or(())?;
-        if peer.usable && !lists_me {
+        let again = peer.superseded.contains(&mid.session);
+        if (peer.usable || again) && !lists_me {
             return Err(());
         }
         let (since, count) = &mut peer.new_sessions;
@@ -187,6 +194,7 @@ impl Hearing {
             return Err(());
         }
         *count += 1;
+        peer.superseded.retain(|session| *session != mid.session);
         let old = (peer.session != 0).then_some(Mid { node: mid.node, session: peer.session });
         if peer.usable {
             if peer.superseded.len() >= SUPERSEDED_MAX {
@@ -458,3 +466,6 @@ impl Hearing {
         nodes.filter(|node| self.in_penalty(now, *node)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,7 +122,12 @@ impl Ring {
         if !conf.visit_idle && conf.prev.is_some() {
             let time = now.since(conf.visited_at);
             self.stats.rotation.add(time);
+            // A rotation in which a token was lost says how long this engine waited, not how long the token
+            // takes: it must not make the engine wait longer.
+            let limit = conf.rotation.map_or(self.cfg.timers.rto_min * 4, |(mean, _)| mean * 4);
+            let time = time.min(limit.max(self.cfg.timers.rto_min));
             conf.rotation = Some(match conf.rotation {
+                Some(last) if conf.resent => last,
                 None => (time, time / 2),
                 Some((mean, deviation)) => {
                     let off = time.abs_diff(mean);
@@ -130,6 +135,7 @@ impl Ring {
                 }
             });
         }
+        conf.resent = false;
         conf.visited_at = now;
         conf.last_ts = token.token_seq;
         conf.high = conf.high.max(token.seq);
@@ -275,6 +281,7 @@ impl Ring {
         let max = self.rto_max();
         let Some(mut copy) = self.copy.take() else { return };
         self.stats.token_resent += 1;
+        self.conf.resent = true;
         self.trace(|_| format!("resend to={} number={}", copy.to, copy.number));
         for packet in &copy.packets {
             self.emit(NodeSet::one(copy.to), false, Class::Token, packet.clone());

@@ -242,7 +242,7 @@ impl Ring {
         }
         let mid = Mid { node: from, session: header.session };
         let len = plain.len();
-        match (self.hearing.standing(mid), header.kind) {
+        match (self.hearing.standing(now, mid), header.kind) {
             (Standing::Refused, _) => self.stats.drops.session += 1,
             (Standing::Usable, _) => {
                 self.hearing.note_packet(now, from, path, len);
@@ -543,7 +543,7 @@ impl Ring {
         let (now, me) = (self.now, self.me);
         let lists_me = hear.iter().any(|heard| heard.mid == me);
         let mut news = false;
-        if self.hearing.standing(from) == Standing::New {
+        if self.hearing.standing(now, from) == Standing::New {
             let Ok(old) = self.hearing.take_in(now, from, lists_me) else {
                 self.stats.drops.session += 1;
                 return false;
