@@ -6,4 +6,5 @@ pub mod bins;
 pub mod cluster;
 pub mod netns;
 pub mod process;
+pub mod sim;
 pub mod wait;

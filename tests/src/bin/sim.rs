@@ -1,0 +1,162 @@
+//! `cargo xtask sim`: random histories of daemons, judged by the oracle of Extended Virtual Synchrony.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use tests::sim::{Failure, Figures, Options, Outcome, Plan, run, shrink};
+
+/// Runs random histories of daemons in memory: loss, delay, partitions, crashes. One seed is one history.
+#[derive(Parser)]
+struct Args {
+    /// Number of histories.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// First seed.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Run this history only.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// With --seed: print the trace.
+    #[arg(long)]
+    trace: bool,
+    /// With --seed: leave out these faults, by number.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<usize>,
+    /// With --seed: submit only this part of the messages, in percent.
+    #[arg(long)]
+    load: Option<u64>,
+    /// With --seed: look for a smaller history that fails in the same way.
+    #[arg(long)]
+    shrink: bool,
+    /// Histories that run at the same time.
+    #[arg(long, default_value_t = 1)]
+    jobs: u64,
+    /// Stop after so many seconds, whatever is left.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Stop after so many failures.
+    #[arg(long, default_value_t = 5)]
+    failures: usize,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tests::sim::quiet_panics();
+    match args.seed {
+        Some(seed) => one(&args, seed),
+        None => many(&args),
+    }
+}
+
+fn command(seed: u64, options: &Options) -> String {
+    let mut command = format!("cargo xtask sim --seed {seed}");
+    if !options.without.is_empty() {
+        let list: Vec<String> = options.without.iter().map(ToString::to_string).collect();
+        command += &format!(" --without {}", list.join(","));
+    }
+    if let Some(percent) = options.load {
+        command += &format!(" --load {percent}");
+    }
+    command
+}
+
+fn one(args: &Args, seed: u64) -> ExitCode {
+    let plan = Plan::draw(seed);
+    let mut options = Options { without: args.without.clone(), load: args.load, trace: false };
+    print!("{plan}");
+    if args.shrink
+        && let Some(failure) = run(&plan, &options).failure
+    {
+        let (best, _) = shrink::shrink(&plan, &options, &failure, 300);
+        options = best;
+        println!("repeat with: {} --trace", command(seed, &options));
+    }
+    options.trace = args.trace;
+    let begin = Instant::now();
+    let outcome = run(&plan, &options);
+    for line in &outcome.trace {
+        println!("{line}");
+    }
+    report(&outcome.figures, 1, begin.elapsed());
+    println!("digest {:016x}", outcome.digest);
+    match outcome.failure {
+        None => ExitCode::SUCCESS,
+        Some(failure) => {
+            println!("FAILED {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Default)]
+struct Total {
+    figures: Figures,
+    done: u64,
+    failed: Vec<(u64, Failure)>,
+}
+
+fn many(args: &Args) -> ExitCode {
+    let begin = Instant::now();
+    let next = AtomicU64::new(args.from);
+    let stop = AtomicBool::new(false);
+    let total = Mutex::new(Total::default());
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let late = args.seconds.is_some_and(|s| begin.elapsed() > Duration::from_secs(s));
+                    if seed >= args.from.saturating_add(args.seeds) || late {
+                        break;
+                    }
+                    let outcome = run(&Plan::draw(seed), &Options::default());
+                    if add(&total, seed, &outcome) >= args.failures {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let total = total.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    report(&total.figures, total.done, begin.elapsed());
+    for (seed, failure) in &total.failed {
+        let plan = Plan::draw(*seed);
+        let (best, smaller) = shrink::shrink(&plan, &Options::default(), failure, 120);
+        println!("\nseed {seed} FAILED {smaller}");
+        println!("  repeat with: {} --trace", command(*seed, &best));
+    }
+    if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn add(total: &Mutex<Total>, seed: u64, outcome: &Outcome) -> usize {
+    let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    total.figures.add(&outcome.figures);
+    total.done += 1;
+    if let Some(failure) = &outcome.failure {
+        println!("seed {seed} FAILED {failure}");
+        total.failed.push((seed, failure.clone()));
+    }
+    total.failed.len()
+}
+
+fn report(f: &Figures, histories: u64, wall: Duration) {
+    println!(
+        "{histories} histories, {} s of virtual time in {:.1} s: {} daemons started, {} rings tried, {} installs, \
+         {} messages submitted, {} deliveries ({} transitional), {} packets ({} lost), {} ambushes",
+        f.time / 1_000_000_000,
+        wall.as_secs_f64(),
+        f.starts,
+        f.rings,
+        f.installs,
+        f.submitted,
+        f.deliveries,
+        f.transitional,
+        f.packets,
+        f.lost,
+        f.strikes
+    );
+}
