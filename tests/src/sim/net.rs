@@ -30,6 +30,7 @@ pub(super) struct Datagram {
     pub(super) to: usize,
     pub(super) multicast: bool,
     pub(super) is_data: bool,
+    pub(super) len: usize,
 }
 
 impl Net {
@@ -75,10 +76,20 @@ impl Net {
             | Fault::Duplicate(_)
             | Fault::Reorder(..)
             | Fault::Late(..)
+            | Fault::LargeLost(..)
+            | Fault::Corrupt(_)
+                if on =>
+            {
+                self.active.push(fault.clone())
+            }
+            Fault::Loss(_)
+            | Fault::DataLoss(_)
+            | Fault::Duplicate(_)
+            | Fault::Reorder(..)
+            | Fault::Late(..)
+            | Fault::LargeLost(..)
             | Fault::Corrupt(_) => {
-                if on {
-                    self.active.push(fault.clone());
-                } else if let Some(i) = self.active.iter().position(|f| f == fault) {
+                if let Some(i) = self.active.iter().position(|f| f == fault) {
                     self.active.remove(i);
                 }
             }
@@ -112,8 +123,8 @@ impl Net {
 
     /// The times at which a packet that left at `left` arrives: none if it is lost, two if it is doubled.
     pub(super) fn arrivals(&mut self, left: u64, packet: Datagram) -> [Option<u64>; 2] {
-        let Datagram { from, to, multicast, is_data } = packet;
-        if !self.is_open(from, to) || (multicast && self.no_multicast[to] > 0) || self.loses(is_data) {
+        let Datagram { from, to, multicast, is_data, .. } = packet;
+        if !self.is_open(from, to) || (multicast && self.no_multicast[to] > 0) || self.loses(packet) {
             self.lost += 1;
             return [None, None];
         }
@@ -123,10 +134,10 @@ impl Net {
         for fault in &self.active {
             match fault {
                 Fault::Reorder(rate, most) if self.rng.per_mille(*rate) => extra += self.rng.below(*most),
-                Fault::Late(rate, most, data_only) if is_data || !data_only => {
-                    if self.rng.per_mille(*rate) {
-                        extra += self.rng.below(*most);
-                    }
+                Fault::Late(rate, most, data_only)
+                    if (is_data || !data_only) && self.rng.per_mille(*rate) =>
+                {
+                    extra += self.rng.below(*most);
                 }
                 Fault::Duplicate(rate) if self.rng.per_mille(*rate) => {
                     double = Some(due + self.rng.log_range(1, 20_000 * US));
@@ -143,13 +154,14 @@ impl Net {
         [Some(due), double]
     }
 
-    fn loses(&mut self, is_data: bool) -> bool {
+    fn loses(&mut self, packet: Datagram) -> bool {
         let mut lost = false;
         for fault in &self.active {
             lost |= match fault {
                 // The driver compares the checksum: a packet that arrives damaged is lost.
                 Fault::Loss(rate) | Fault::Corrupt(rate) => self.rng.per_mille(*rate),
-                Fault::DataLoss(rate) => is_data && self.rng.per_mille(*rate),
+                Fault::DataLoss(rate) => packet.is_data && self.rng.per_mille(*rate),
+                Fault::LargeLost(node, len) => packet.to == *node && packet.len > *len,
                 _ => false,
             };
         }

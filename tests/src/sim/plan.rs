@@ -119,6 +119,8 @@ pub enum Fault {
     Partition(Vec<u8>),
     /// Multicast does not reach a node.
     NoMulticast(usize),
+    /// Packets longer than this do not reach a node.
+    LargeLost(usize, usize),
     /// The process dies at the begin and is started again at the end.
     Crash(usize),
     /// The process says goodbye at the begin and is started again at the end.
@@ -224,8 +226,9 @@ impl Plan {
     }
 
     fn draw_faults(&mut self, rng: &mut Rng) {
+        type Draw = fn(&mut Rng) -> Fault;
         // Background noise for all of the time or a part of it.
-        let noise: [(u64, fn(&mut Rng) -> Fault); 6] = [
+        let noise: [(u64, Draw); 6] = [
             (350, |rng| Fault::Loss(rng.log_range(2, 250))),
             (200, |rng| Fault::DataLoss(rng.log_range(10, 500))),
             (250, |rng| Fault::Duplicate(rng.log_range(5, 300))),
@@ -284,8 +287,11 @@ impl Plan {
             60..66 => Fault::Leave(node),
             66..78 => Fault::Pause(node),
             78..84 => Fault::Slow(node, rng.log_range(20 * US, 10 * MS)),
-            84..87 => Fault::NoMulticast(node),
-            87..93 => Fault::Flood(node, rng.log_range(20, 400)),
+            84..86 => Fault::NoMulticast(node),
+            86 => Fault::LargeLost(node, rng.pick(&[600, 1000, 1300])),
+            87 => Fault::Deaf(node),
+            88 => Fault::Mute(node),
+            89..93 => Fault::Flood(node, rng.log_range(20, 400)),
             _ => Fault::Late(rng.range(100, 400), rng.range(5, 80) * MS, true),
         };
         // A second one right after the first: merges and partitions that meet a recovery.
@@ -399,7 +405,7 @@ impl Engine {
             windows,
             acks: rng.pick(&[None, None, None, Some(false)]),
             park: rng.per_mille(850),
-            store: 8192,
+            store: rng.pick(&[8192, 8192, 8192, 1024]),
             submit_count: rng.pick(&[8192, 8192, 64]),
             submit_bytes: rng.pick(&[8 << 20, 8 << 20, 100_000]),
             epoch: rng.pick(&[2, 1_700_000_000, (1 << 32) - 4]),

@@ -10,12 +10,12 @@ impl Rng {
     /// loss pattern when its load changes.
     pub fn new(seed: u64, purpose: u64) -> Self {
         let mut rng = Self(seed ^ purpose.wrapping_mul(0xd134_2543_de82_ef95));
-        rng.next();
-        Self(rng.next() ^ seed.rotate_left(32))
+        rng.bits();
+        Self(rng.bits() ^ seed.rotate_left(32))
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
@@ -23,7 +23,7 @@ impl Rng {
     /// Uniform in `0..n`; 0 if `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         // The bias is below 2^-32 for the small ranges of a simulation.
-        if n == 0 { 0 } else { self.next() % n }
+        if n == 0 { 0 } else { self.bits() % n }
     }
 
     /// Uniform in `low..=high`.

@@ -420,7 +420,7 @@ impl World {
         let plan = &self.plan;
         let n = &mut self.nodes[node];
         n.start += 1;
-        let session = n.rng.next() | 1;
+        let session = n.rng.bits() | 1;
         // The state file may be lost.
         let known = if n.rng.per_mille(700) { n.epoch_file } else { 0 };
         let mut seed = [0; 32];
@@ -679,7 +679,8 @@ impl World {
         let left = self.net.depart(self.now, node);
         for receiver in to.iter() {
             self.figures.packets += 1;
-            let datagram = Datagram { from: node, to: receiver.index(), multicast, is_data };
+            let datagram =
+                Datagram { from: node, to: receiver.index(), multicast, is_data, len: packet.len() };
             for at in self.net.arrivals(left, datagram).into_iter().flatten() {
                 let packet = packet.clone();
                 self.at(at, Next::Arrive { to: receiver.index(), from: mid.node, path, class, packet });
@@ -768,12 +769,10 @@ impl World {
             Fault::Pause(node) => self.nodes[node].paused += 1,
             Fault::Slow(node, most) => self.nodes[node].slow.push(most),
             Fault::Clock(node, rate) => self.nodes[node].clock_rate = rate,
-            Fault::Flood(node, count) => {
-                if self.nodes[node].paused == 0 && !self.quiet {
-                    self.offer(node, count);
-                    self.submit_pending(node)?;
-                    self.drain(node)?;
-                }
+            Fault::Flood(node, count) if self.nodes[node].paused == 0 && !self.quiet => {
+                self.offer(node, count);
+                self.submit_pending(node)?;
+                self.drain(node)?;
             }
             Fault::Ambush(_, nth, _) => self.ambushes.push((index, nth)),
             _ => {}

@@ -238,7 +238,7 @@ impl<'a> History<'a> {
         if !members.contains(&me) || !sorted || members.first().is_none_or(|first| first.node != id.rep) {
             return violation("G9", format!("{name} installed {id} with members {members:?}"));
         }
-        if id.epoch % 2 != 0 {
+        if !id.epoch.is_multiple_of(2) {
             return violation(
                 "G9",
                 format!("{name} installed the regular configuration {id} with an odd epoch"),
@@ -417,8 +417,9 @@ impl<'a> History<'a> {
     ) -> Result<(), Violation> {
         let differ = |i: &usize| left.get(*i).map(|d| d.msg) != right.get(*i).map(|d| d.msg);
         let Some(i) = (0..left.len().max(right.len())).find(differ) else { return Ok(()) };
-        let show =
-            |d: Option<&Delivery>| d.map_or("nothing".to_owned(), |d| format!("{} at {:?}", d.msg, d.place));
+        let show = |d: Option<&Delivery>| {
+            d.map_or_else(|| "nothing".to_owned(), |d| format!("{} at {:?}", d.msg, d.place))
+        };
         let (name_a, name_b, conf) = (self.name(a.proc), self.name(b.proc), a.conf);
         let (l, r) = (show(left.get(i)), show(right.get(i)));
         let what = format!("{name_a} and {name_b} went together over {id} from {conf}; {l} against {r}");
