@@ -59,6 +59,7 @@ pub(super) struct Checker<'a> {
     family: Option<(IpVersion, Range<usize>)>,
     segments: Vec<Segment>,
     places: Vec<Places>,
+    segment_places: Vec<usize>,
     names: BTreeMap<Vec<u8>, Range<usize>>,
     addresses: BTreeMap<(IpAddr, u16), Range<usize>>,
     ids: BTreeMap<u32, Range<usize>>,
@@ -88,6 +89,7 @@ pub(super) fn check<'a>(
         family: None,
         segments: Vec::new(),
         places: Vec::new(),
+        segment_places: Vec::new(),
         names: BTreeMap::new(),
         addresses: BTreeMap::new(),
         ids: BTreeMap::new(),
@@ -169,7 +171,13 @@ impl<'a> Checker<'a> {
         for address in &node.addresses {
             self.segment_address(address);
         }
+        if let Some(second) = node.addresses.get(1) {
+            let message =
+                "only one address of a segment is used: the first multicast address, else the first";
+            self.warn(WarningClass::NotHonored, &second.span, message);
+        }
         self.segments.push(segment);
+        self.segment_places.push(node.addresses.first().map_or(node.keyword.start, |a| a.span.start));
     }
 
     fn port(&mut self, node: &SegmentNode<'_>) -> u16 {
@@ -614,6 +622,7 @@ impl<'a> Checker<'a> {
             warnings,
             source: self.source.clone(),
             places: self.places,
+            segment_places: self.segment_places,
         })
     }
 

@@ -241,15 +241,19 @@ impl ConfigErrors {
         let title = Level::ERROR.primary_title(problem.message.as_str());
         let mut group = match &problem.span {
             Some(span) => {
-                let mut primary = AnnotationKind::Primary.span(span.clone());
+                let other = problem.other.as_ref();
+                let view = self.source.view(span, other.map(|(span, _)| span));
+                let mut primary = AnnotationKind::Primary.span(view.place(span));
                 if !problem.label.is_empty() {
                     primary = primary.label(problem.label.as_str());
                 }
-                let mut snippet =
-                    Snippet::source(&*self.source.text).path(&*self.source.name).annotation(primary);
-                if let Some((span, label)) = &problem.other {
-                    snippet =
-                        snippet.annotation(AnnotationKind::Context.span(span.clone()).label(label.as_str()));
+                let mut snippet = Snippet::source(view.text)
+                    .line_start(view.first_line)
+                    .path(&*self.source.name)
+                    .annotation(primary);
+                if let Some((span, label)) = other.filter(|(span, _)| view.contains(span)) {
+                    let context = AnnotationKind::Context.span(view.place(span));
+                    snippet = snippet.annotation(context.label(label.as_str()));
                 }
                 title.element(snippet)
             }
@@ -259,6 +263,56 @@ impl ConfigErrors {
             group = group.element(Level::HELP.message(help.as_str()));
         }
         group
+    }
+}
+
+/// The part of a file that a message shows.
+struct View<'a> {
+    text: &'a str,
+    start: usize,
+    first_line: usize,
+}
+
+impl View<'_> {
+    /// Most bytes of a file that one message works on.
+    const MAX: usize = 16 << 10;
+    /// Bytes before and behind the place in a line that is too long to show.
+    const AROUND: usize = 60;
+    /// Most bytes that are marked.
+    const MARKED: usize = 120;
+
+    fn contains(&self, span: &Range<usize>) -> bool {
+        (self.start..=self.start + self.text.len()).contains(&span.start)
+    }
+
+    /// The place in the shown text.
+    fn place(&self, span: &Range<usize>) -> Range<usize> {
+        let cut = |at: usize| self.text.floor_char_boundary(at.saturating_sub(self.start));
+        cut(span.start)..cut(span.end.min(span.start + Self::MARKED))
+    }
+}
+
+impl Source {
+    /// The whole lines of both places if they are not too far apart, else those of the first.
+    fn view(&self, span: &Range<usize>, other: Option<&Range<usize>>) -> View<'_> {
+        let text = &*self.text;
+        let line_start = |at: usize| text[..text.floor_char_boundary(at)].rfind('\n').map_or(0, |nl| nl + 1);
+        let line_end = |at: usize| {
+            let at = text.floor_char_boundary(at);
+            text[at..].find('\n').map_or(text.len(), |nl| at + nl)
+        };
+        let from = span.start.min(other.map_or(usize::MAX, |o| o.start));
+        let to = span.start.max(other.map_or(0, |o| o.start));
+        let (mut start, mut end) = (line_start(from), line_end(to));
+        if end - start > View::MAX {
+            (start, end) = (line_start(span.start), line_end(span.start));
+        }
+        if end - start > View::MAX {
+            start = text.ceil_char_boundary(start.max(span.start.saturating_sub(View::AROUND)));
+            end = text.floor_char_boundary(end.min(span.start + View::MARKED + View::AROUND));
+        }
+        let first_line = self.position(start).0;
+        View { text: &text[start..end.max(start)], start, first_line }
     }
 }
 

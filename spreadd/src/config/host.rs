@@ -1,7 +1,9 @@
 //! What the configuration asks of the host: names and local addresses.
 
 use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
+
+use nix::net::if_::InterfaceFlags;
 
 /// The host as the configuration sees it. Tests give their own.
 pub trait Host {
@@ -16,6 +18,12 @@ pub trait Host {
     /// # Errors
     /// The system's reason.
     fn addresses(&self) -> io::Result<Vec<IpAddr>>;
+
+    /// The broadcast addresses of the networks this host is in.
+    ///
+    /// # Errors
+    /// The system's reason.
+    fn broadcast_addresses(&self) -> io::Result<Vec<IpAddr>>;
 }
 
 /// The real host.
@@ -55,6 +63,19 @@ impl Host for SystemHost {
         found.dedup();
         Ok(found)
     }
+
+    fn broadcast_addresses(&self) -> io::Result<Vec<IpAddr>> {
+        let mut found = vec![IpAddr::V4(Ipv4Addr::BROADCAST)];
+        for interface in nix::ifaddrs::getifaddrs()? {
+            if interface.flags.contains(InterfaceFlags::IFF_BROADCAST)
+                && let Some(storage) = interface.broadcast
+                && let Some(v4) = storage.as_sockaddr_in()
+            {
+                found.push(v4.ip().into());
+            }
+        }
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
@@ -65,6 +86,12 @@ mod tests {
     fn the_loopback_address_is_local() {
         let found = SystemHost.addresses().expect("addresses");
         assert!(found.contains(&IpAddr::from([127, 0, 0, 1])), "{found:?}");
+    }
+
+    #[test]
+    fn the_limited_broadcast_address_is_always_one() {
+        let found = SystemHost.broadcast_addresses().expect("addresses");
+        assert!(found.contains(&IpAddr::V4(Ipv4Addr::BROADCAST)), "{found:?}");
     }
 
     #[test]

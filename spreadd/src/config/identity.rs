@@ -76,6 +76,17 @@ impl Config {
                 ));
             }
         }
+        if let (Some((_, segment, _)), None) = (self.daemon(found), self.shared_address(found, host))
+            && segment.daemons.len() > 1
+            && let Some((address, place)) = self.segment_place(found)
+            && !address.is_loopback()
+        {
+            let message = format!(
+                "segment address {address} is neither multicast nor a broadcast address of this host; \
+                 every daemon gets a copy of each packet instead"
+            );
+            warnings.push(Warning::new(&self.source, WarningClass::NotHonored, place, message));
+        }
         self.warnings.extend(warnings);
         Ok(found)
     }

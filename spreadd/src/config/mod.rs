@@ -16,6 +16,7 @@ mod load;
 mod model;
 mod options;
 mod parser;
+mod ring;
 mod words;
 
 pub use check::{DAEMONS_MAX, SEGMENTS_MAX};

@@ -139,6 +139,8 @@ pub struct Config {
     pub(crate) source: Source,
     /// Where the entry of each daemon stands, by number.
     pub(crate) places: Vec<Places>,
+    /// Where the first address of each segment stands.
+    pub(crate) segment_places: Vec<usize>,
 }
 
 /// Where the parts of a daemon's entry stand.
@@ -176,6 +178,12 @@ impl Config {
     /// Address and port of each daemon, by number.
     pub fn socket_addrs(&self) -> impl Iterator<Item = SocketAddr> {
         self.segments.iter().flat_map(|s| s.daemons.iter().map(|d| SocketAddr::new(d.address.ip, s.port)))
+    }
+
+    /// The first address of the segment of a daemon, and where it stands.
+    pub(crate) fn segment_place(&self, number: u16) -> Option<(IpAddr, usize)> {
+        let (_, segment, index) = self.daemon(number)?;
+        Some((segment.addresses.first()?.ip, *self.segment_places.get(usize::from(index))?))
     }
 
     /// Whether the wide-area defaults apply: `WideAreaNetwork`, else two or more segments.

@@ -146,8 +146,9 @@ pub(super) fn parse<'a>(tokens: &'a [Token<'a>], bytes: &'a [u8]) -> (Vec<Item<'
 
 impl<'a> Parser<'a> {
     fn peek(&self) -> &'a Token<'a> {
-        // The last token is the end, which is never passed.
-        &self.tokens[self.at.min(self.tokens.len() - 1)]
+        // The last token is the end, which is never passed. A file of nonsense is not read further.
+        let last = self.tokens.len() - 1;
+        &self.tokens[if self.problems.more > 0 { last } else { self.at.min(last) }]
     }
 
     fn peek_after(&self) -> Option<&'a TokenKind<'a>> {
@@ -165,7 +166,7 @@ impl<'a> Parser<'a> {
     fn eat(&mut self, kind: &TokenKind<'_>) -> bool {
         let found = self.peek().kind == *kind;
         if found {
-            self.at += 1;
+            self.next();
         }
         found
     }
@@ -297,6 +298,15 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// Whether a segment or option really begins here: its keyword could also be meant as a name.
+    fn begins_item(&self) -> bool {
+        match self.peek().kind {
+            TokenKind::Keyword(SEGMENT | "EventTimeStamp" | "EventPreciseTimeStamp") => true,
+            TokenKind::Keyword(word) => is_top_level(word) && self.peek_after() == Some(&TokenKind::Equals),
+            _ => false,
+        }
+    }
+
     // ---- Segments ----
 
     fn segment(&mut self) {
@@ -409,7 +419,7 @@ impl<'a> Parser<'a> {
                     node.broken = true;
                     return;
                 }
-                TokenKind::Keyword(word) if is_top_level(word) => {
+                TokenKind::Keyword(_) if self.begins_item() => {
                     let problem = self.unexpected(token, "`}` or a daemon");
                     self.error(
                         problem
@@ -534,7 +544,7 @@ impl<'a> Parser<'a> {
             let token = self.peek();
             match token.kind {
                 TokenKind::End => return,
-                TokenKind::Keyword(word) if is_top_level(word) => return,
+                TokenKind::Keyword(_) if self.begins_item() => return,
                 TokenKind::Open => depth += 1,
                 TokenKind::Close if depth == 0 => return,
                 TokenKind::Close => depth -= 1,
@@ -607,7 +617,7 @@ impl<'a> Parser<'a> {
                     self.error(problem.other(open.clone(), "this list is not closed"));
                     return At { value: entries, span: open };
                 }
-                TokenKind::Keyword(word) if is_top_level(word) => {
+                TokenKind::Keyword(_) if self.begins_item() => {
                     // The segment around it reports the keyword.
                     self.surplus_braces += 1;
                     return At { value: entries, span: open };
