@@ -169,7 +169,7 @@ fn requests_are_what_the_daemon_expects_and_in_order() {
         let mut connection = script.builder().connect_blocking().unwrap();
         connection.join(group("g")).unwrap();
         connection.enqueue(Service::RELIABLE, group("g"), 1, "a").unwrap();
-        connection.multicast(Service::SAFE.self_discard(), &[group("g"), group("h")], -2, b"b").unwrap();
+        connection.multicast(Service::SAFE.self_discard(), [group("g"), group("h")], -2, b"b").unwrap();
         connection.leave(group("g")).unwrap();
         connection.enqueue(Service::FIFO, group("h"), i16::MAX, "").unwrap();
         let own = connection.private_group().to_string();
@@ -290,7 +290,7 @@ fn unsent_messages_can_be_taken_back() {
         let (mut sender, mut receiver) = builder.connect_blocking().unwrap().split();
         let mut session = daemon.join().unwrap();
         let mut count = 0;
-        while sender.enqueue(Service::AGREED, &[group("g"), group("h")], 7, numbered(count, 5000)).is_ok() {
+        while sender.enqueue(Service::AGREED, [group("g"), group("h")], 7, numbered(count, 5000)).is_ok() {
             count += 1;
         }
         let mut got: Vec<u32> = session.read_some(100_000).iter().map(|f| number(f.data_bytes())).collect();

@@ -1,0 +1,405 @@
+//! Tests of the publisher alone, and of publisher and sequencer together over a network that fails.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::intake::{Intake, WhenFull};
+use crate::sequencer::{Output, Sequencer};
+
+const ID: SourceId = SourceId([3; 16]);
+const GROUP: Bytes = Bytes::from_static(b"site4");
+const AUDIT: Bytes = Bytes::from_static(b"site4~");
+
+fn stream(wire: Wire) -> StreamConfig {
+    StreamConfig { group: GROUP, audit_group: Some(AUDIT), wire, heard: false }
+}
+
+fn publisher(audit: Audit, wire: Wire) -> Publisher {
+    let cfg = PublisherConfig { source: ID, audit, batch_bytes: 100, about: "pid=7\n".into() };
+    Publisher::new(cfg, vec![stream(wire)])
+}
+
+fn line(seq: u64) -> Record {
+    let data = Bytes::from(format!("line {seq}\n"));
+    Record { stream: 0, seq, time_us: seq, what: What::Line { data, cut: false } }
+}
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Everything that is to be sent now, as text: `type group payload-or-frame`.
+fn sent(publisher: &mut Publisher, now: Duration) -> Vec<String> {
+    let mut all = Vec::new();
+    while let Some(t) = publisher.poll_transmit(now) {
+        let group = t.group.map_or_else(|| "self".into(), |g| String::from_utf8_lossy(&g).into_owned());
+        let mut payload = t.payload.clone();
+        all.push(match Frame::decode(&mut payload) {
+            Ok(f) => format!("{group} {:?} {} n{} f{}", f.kind, f.seq, f.records().len(), f.flags),
+            Err(_) if t.mess_type > 0x4000 => {
+                format!("{group} N {}", String::from_utf8_lossy(&t.payload).trim_end())
+            }
+            Err(_) => format!("{group} {} {}", t.mess_type, String::from_utf8_lossy(&t.payload).trim_end()),
+        });
+    }
+    all
+}
+
+fn ack(seq: u64, flags: u8) -> Bytes {
+    Frame::encode(Kind::Ack, flags, ID, seq, 0, &[&GROUP]).expect("small")
+}
+
+fn barrier(id: u64) -> Bytes {
+    Frame::encode(Kind::Barrier, 0, ID, id, 0, &[]).expect("small")
+}
+
+#[test]
+fn plain_lines_without_audit_are_plain_and_confirmed_by_a_barrier() {
+    let mut p = publisher(Audit::Off, Wire::Plain);
+    p.handle_records([line(1), line(2)]);
+    assert_eq!(sent(&mut p, at(0)), [""; 0], "no session yet");
+    p.handle_connected(at(0), [0]);
+    assert_eq!(sent(&mut p, at(0)), ["site4 1 line 1", "site4 1 line 2", "self Barrier 1 n0 f0"]);
+    p.handle_records([line(3)]);
+    assert_eq!(sent(&mut p, at(0)), ["site4 1 line 3"], "one barrier at a time");
+    p.handle_private(at(1), barrier(1));
+    assert_eq!(p.released(), Released { ordered: 2, cost: 2 * (7 + 64), ..Released::default() });
+    assert_eq!(sent(&mut p, at(1)), ["self Barrier 2 n0 f0"]);
+    p.handle_disconnected();
+    assert_eq!(p.released(), Released { in_doubt: 1, cost: 7 + 64, ..Released::default() });
+    assert!(p.is_idle());
+}
+
+#[test]
+fn loose_lines_in_doubt_are_not_sent_again() {
+    let mut p = publisher(Audit::Auto, Wire::Plain);
+    p.handle_connected(at(0), [0]);
+    p.handle_records([line(1)]);
+    assert_eq!(sent(&mut p, at(0)), ["site4~ Hello 1 n1 f0", "site4 1 line 1", "self Barrier 1 n0 f0"]);
+    p.handle_disconnected();
+    p.handle_records([line(2)]);
+    p.handle_connected(at(5), [0]);
+    assert_eq!(sent(&mut p, at(5)), ["site4~ Hello 2 n1 f0", "site4 1 line 2", "self Barrier 2 n0 f0"]);
+    assert_eq!(p.released().in_doubt, 1);
+}
+
+#[test]
+fn the_first_answer_makes_a_stream_strict() {
+    let mut p = publisher(Audit::Auto, Wire::Plain);
+    p.handle_connected(at(0), [0]);
+    p.handle_records([line(1)]);
+    sent(&mut p, at(0));
+    p.handle_private(at(1), ack(0, 0));
+    assert_eq!(p.newly_heard(), [0]);
+    p.handle_records([line(2)]);
+    assert_eq!(sent(&mut p, at(1)), ["site4~ Hello 2 n1 f4", "site4 N line 2"]);
+    p.handle_private(at(1), barrier(1));
+    assert_eq!(p.released(), Released { ordered: 1, cost: 71, ..Released::default() });
+    // A lost session: the strict line is sent again, after a hello.
+    p.handle_disconnected();
+    p.handle_connected(at(9), [0]);
+    assert_eq!(sent(&mut p, at(9)), ["site4~ Hello 2 n1 f4", "site4 N line 2"]);
+    assert_eq!(p.messages().1, 1);
+    p.handle_private(at(9), ack(2, 0));
+    assert_eq!(p.released(), Released { acked: 1, cost: 71, ..Released::default() });
+}
+
+#[test]
+fn a_writer_gets_what_it_misses_once_per_request() {
+    let mut p = publisher(Audit::On, Wire::Plain);
+    p.handle_connected(at(0), [0]);
+    p.handle_records((1..=3).map(line));
+    assert_eq!(sent(&mut p, at(0)).len(), 4);
+    p.handle_private(at(1), ack(1, FLAG_RESEND));
+    assert_eq!(sent(&mut p, at(1)), ["site4~ Hello 2 n1 f4", "site4 N line 2", "site4 N line 3"]);
+    p.handle_private(at(2), ack(1, FLAG_RESEND));
+    assert_eq!(sent(&mut p, at(2)), [""; 0], "the second writer's request is answered by the same repeat");
+    p.handle_private(at(200), ack(1, FLAG_RESEND));
+    assert_eq!(sent(&mut p, at(200)).len(), 3);
+}
+
+#[test]
+fn frames_hold_what_fits_and_gaps_stand_in_their_place() {
+    let mut p = publisher(Audit::On, Wire::Framed);
+    p.handle_connected(at(0), [0]);
+    p.handle_records((1..=8).map(line));
+    p.handle_records([Record { stream: 0, seq: 9, time_us: 0, what: What::Gap { to: 10 } }]);
+    p.handle_records([Record { stream: 0, seq: 11, time_us: 0, what: What::Gap { to: 12 } }]);
+    p.handle_records([line(13)]);
+    assert_eq!(
+        sent(&mut p, at(0)),
+        [
+            "site4 Hello 1 n1 f4",
+            "site4 Lines 1 n8 f4", // 8 times 7 + 4 bytes
+            "site4 Gap 9 n1 f4",
+            "site4 Lines 13 n1 f4",
+        ]
+    );
+}
+
+#[test]
+fn silence_is_asked_about() {
+    let mut p = publisher(Audit::On, Wire::Plain);
+    p.handle_connected(at(0), [0]);
+    p.handle_records([line(1)]);
+    sent(&mut p, at(0));
+    p.handle_timeout(at(999), false);
+    assert_eq!(sent(&mut p, at(999)), [""; 0]);
+    p.handle_timeout(at(1000), false);
+    assert_eq!(sent(&mut p, at(1000)), ["site4~ Hello 2 n1 f4"]);
+}
+
+#[test]
+fn without_a_writer_a_short_queue_gives_up_sent_lines_only_in_auto() {
+    for (audit, in_doubt) in [(Audit::Auto, 2), (Audit::On, 0)] {
+        let cfg = PublisherConfig { source: ID, audit, batch_bytes: 100, about: String::new() };
+        let mut p = Publisher::new(cfg, vec![StreamConfig { heard: true, ..stream(Wire::Plain) }]);
+        p.handle_connected(at(0), [0]);
+        p.handle_records((1..=3).map(line));
+        sent(&mut p, at(0));
+        p.handle_timeout(at(500), true);
+        assert_eq!(p.released().in_doubt, 0);
+        p.handle_timeout(at(1500), true);
+        assert_eq!(p.released().in_doubt, in_doubt, "{audit:?}");
+    }
+}
+
+#[test]
+fn giving_up_tells_sent_lines_from_unsent() {
+    let mut p = publisher(Audit::On, Wire::Plain);
+    p.handle_connected(at(0), [0]);
+    p.handle_records([line(1)]);
+    sent(&mut p, at(0));
+    p.handle_disconnected();
+    p.handle_records([line(2), line(3)]);
+    p.give_up();
+    assert_eq!(p.released(), Released { in_doubt: 1, dropped: 2, cost: 3 * 71, ..Released::default() });
+    assert_eq!(p.waiting(), 0);
+}
+
+#[test]
+fn nonsense_in_the_private_group_changes_nothing() {
+    let mut p = publisher(Audit::Auto, Wire::Plain);
+    p.handle_connected(at(0), [0]);
+    p.handle_records([line(1)]);
+    sent(&mut p, at(0));
+    for payload in [
+        Bytes::from_static(b"hello"),
+        Bytes::new(),
+        ack(99, 0),
+        Frame::encode(Kind::Ack, 0, SourceId([9; 16]), 1, 0, &[&GROUP]).expect("small"),
+        Frame::encode(Kind::Ack, 0, ID, 1, 0, &[b"other"]).expect("small"),
+        Frame::encode(Kind::Ack, 0, ID, 1, 0, &[]).expect("small"),
+        barrier(7),
+    ] {
+        p.handle_private(at(1), payload);
+    }
+    assert_eq!((p.released(), p.waiting(), p.newly_heard()), (Released::default(), 1, vec![]));
+}
+
+/// One step of a history.
+#[derive(Clone, Debug)]
+enum Op {
+    /// Requests end.
+    Push(u8),
+    /// The sender hands so many messages to its daemon.
+    Send(u8),
+    /// So many messages reach the writers.
+    Deliver(u8),
+    /// Writer flushes and acknowledges; the answers reach the source.
+    Ack(bool),
+    /// The daemon of the source dies with what was not delivered, and is back.
+    Kill,
+    /// The source's daemon is alone: what is sent now reaches nobody.
+    Alone(bool),
+    /// A second writer starts from nothing.
+    Join,
+    Wait,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        4 => (1u8..6).prop_map(Op::Push),
+        4 => (1u8..8).prop_map(Op::Send),
+        4 => (1u8..8).prop_map(Op::Deliver),
+        3 => any::<bool>().prop_map(Op::Ack),
+        1 => Just(Op::Kill),
+        1 => any::<bool>().prop_map(Op::Alone),
+        1 => Just(Op::Join),
+        2 => Just(Op::Wait),
+    ];
+    prop::collection::vec(op, 0..120)
+}
+
+/// A writer with what it wrote.
+#[derive(Default)]
+struct Writer {
+    sequencer: Sequencer,
+    lines: Vec<u64>,
+    missing: BTreeSet<u64>,
+    first: Option<u64>,
+}
+
+impl Writer {
+    fn receive(&mut self, now: Duration, sender: &Bytes, t: &Transmit) {
+        let mut out = Vec::new();
+        let audit = t.group.as_ref() == Some(&AUDIT);
+        self.sequencer.handle_message(now, sender, &GROUP, audit, t.mess_type, t.payload.clone(), &mut out);
+        for output in out {
+            match output {
+                Output::Line(line) => {
+                    let text = String::from_utf8_lossy(&line);
+                    self.lines
+                        .push(text.trim().strip_prefix("line ").expect("ours").parse().expect("number"));
+                }
+                Output::Gap { from, to, .. } => self.missing.extend(from..=to),
+                Output::Source { first, .. } => self.first = self.first.or(Some(first)),
+                Output::End { complete, .. } => assert!(complete),
+                Output::Reject(why) => panic!("{why}"),
+            }
+        }
+    }
+}
+
+struct World {
+    now: Duration,
+    intake: Intake,
+    pushed: u64,
+    dropped: BTreeSet<u64>,
+    publisher: Publisher,
+    session: u32,
+    alone: bool,
+    /// Messages on their way to the writers: sender and message.
+    wire: VecDeque<(Bytes, Transmit)>,
+    writers: Vec<Writer>,
+}
+
+impl World {
+    fn new(wire: Wire) -> Self {
+        let mut publisher = publisher(Audit::On, wire);
+        publisher.handle_connected(Duration::ZERO, [0]);
+        Self {
+            now: Duration::ZERO,
+            intake: Intake::new(1, 71 * 20, WhenFull::DropNewest),
+            pushed: 0,
+            dropped: BTreeSet::new(),
+            publisher,
+            session: 0,
+            alone: false,
+            wire: VecDeque::new(),
+            writers: vec![Writer::default()],
+        }
+    }
+
+    fn step(&mut self, op: &Op) {
+        match *op {
+            Op::Push(n) => (0..n).for_each(|_| self.push()),
+            Op::Send(n) => self.send(usize::from(n)),
+            Op::Deliver(n) => (0..n).for_each(|_| self.deliver()),
+            Op::Ack(first_only) => self.ack(first_only),
+            Op::Kill => {
+                self.wire.clear();
+                self.session += 1;
+                self.publisher.handle_disconnected();
+                self.publisher.handle_connected(self.now, [0]);
+            }
+            Op::Alone(alone) => self.alone = alone,
+            Op::Join => {
+                if self.writers.len() == 1 {
+                    self.writers.push(Writer::default());
+                }
+            }
+            Op::Wait => {
+                self.now += at(250);
+                self.publisher.handle_timeout(self.now, true);
+            }
+        }
+        self.intake.release(self.publisher.released().cost);
+    }
+
+    fn push(&mut self) {
+        self.pushed += 1;
+        // All lines cost the same, so the bound is a number of lines.
+        let data = Bytes::from(format!("line {:<4}", self.pushed) + "\n");
+        if !self.intake.push(0, 0, data, false).accepted {
+            self.dropped.insert(self.pushed);
+        }
+    }
+
+    fn send(&mut self, n: usize) {
+        let mut records = VecDeque::new();
+        self.intake.take(&mut records);
+        self.publisher.handle_records(records);
+        for _ in 0..n {
+            let Some(transmit) = self.publisher.poll_transmit(self.now) else { return };
+            if !self.alone && transmit.group.is_some() {
+                self.wire.push_back((Bytes::from(format!("#m{}#d", self.session)), transmit));
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        if let Some((sender, transmit)) = self.wire.pop_front() {
+            for writer in &mut self.writers {
+                writer.receive(self.now, &sender, &transmit);
+            }
+        }
+    }
+
+    fn ack(&mut self, first_only: bool) {
+        let n = if first_only { 1 } else { self.writers.len() };
+        for writer in &mut self.writers[..n] {
+            for (to, message) in writer.sequencer.acks(self.now) {
+                if to == format!("#m{}#d", self.session) && !self.alone {
+                    self.publisher.handle_private(self.now, message);
+                }
+            }
+        }
+    }
+
+    /// Faults end; everything settles.
+    fn settle(&mut self) {
+        self.alone = false;
+        for _ in 0..40 {
+            for op in [Op::Send(100), Op::Deliver(100), Op::Ack(false), Op::Wait] {
+                self.step(&op);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    /// Whatever is killed, lost or cut off: every accepted line is in the first writer's file once and in order, and
+    /// every other is reported as missing. A later writer has no duplicates and says what it lacks.
+    #[test]
+    fn accepted_lines_are_written_once_and_in_order(framed: bool, ops in ops()) {
+        let mut world = World::new(if framed { Wire::Framed } else { Wire::Plain });
+        for op in &ops {
+            world.step(op);
+        }
+        world.settle();
+        prop_assert_eq!(world.publisher.waiting(), 0);
+        for (i, writer) in world.writers.iter().enumerate() {
+            prop_assert!(writer.lines.is_sorted_by(|a, b| a < b), "{:?}", writer.lines);
+            let Some(first) = writer.first else {
+                prop_assert!(writer.lines.is_empty());
+                continue;
+            };
+            let got: BTreeSet<u64> = writer.lines.iter().chain(&writer.missing).copied().collect();
+            prop_assert_eq!(&got, &(first..=world.pushed).collect::<BTreeSet<_>>());
+            prop_assert_eq!(got.len(), writer.lines.len() + writer.missing.len());
+            if i == 0 && world.writers.len() == 1 {
+                prop_assert_eq!(first, 1);
+                prop_assert_eq!(&writer.missing, &world.dropped);
+            }
+        }
+        // With two writers one acknowledgement is enough, so the union is complete.
+        let union: BTreeSet<u64> = world.writers.iter().flat_map(|w| &w.lines).copied().collect();
+        let accepted: BTreeSet<u64> = (1..=world.pushed).filter(|n| !world.dropped.contains(n)).collect();
+        prop_assert_eq!(union, accepted);
+    }
+}

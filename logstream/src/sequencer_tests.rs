@@ -1,0 +1,191 @@
+//! Tests of the sequencer alone; with the publisher: `publisher_tests.rs`.
+
+use super::*;
+use crate::{TYPE_FRAME, TYPE_PLAIN, numbered_type};
+
+const A: SourceId = SourceId([1; 16]);
+const SENDER: Bytes = Bytes::from_static(b"#m1#d1");
+const GROUP: Bytes = Bytes::from_static(b"site4");
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn lines(strict: bool, seq: u64, texts: &[&[u8]]) -> Bytes {
+    Frame::encode(Kind::Lines, if strict { FLAG_STRICT } else { 0 }, A, seq, 0, texts).expect("small")
+}
+
+fn hello(strict: bool, next: u64, first: u64) -> Bytes {
+    let text = format!("first={first}\nhost=www1\n");
+    let flags = if strict { FLAG_STRICT } else { 0 };
+    Frame::encode(Kind::Hello, flags, A, next, 0, &[text.as_bytes()]).expect("small")
+}
+
+fn get(s: &mut Sequencer, audit: bool, mess_type: i16, payload: Bytes) -> Vec<String> {
+    let mut out = Vec::new();
+    s.handle_message(at(0), &SENDER, &GROUP, audit, mess_type, payload, &mut out);
+    out.into_iter()
+        .map(|o| match o {
+            Output::Line(line) => String::from_utf8_lossy(&line).into_owned(),
+            Output::Source { first, .. } => format!("source from {first}"),
+            Output::Gap { from, to, reason, .. } => format!("gap {from}..{to} {reason:?}"),
+            Output::End { last, complete, .. } => format!("end {last} {complete}"),
+            Output::Reject(why) => format!("reject: {why}"),
+        })
+        .collect()
+}
+
+fn frame(s: &mut Sequencer, payload: Bytes) -> Vec<String> {
+    get(s, false, TYPE_FRAME, payload)
+}
+
+/// The answers now: number and flags.
+fn acks(s: &mut Sequencer, now: Duration) -> Vec<(u64, u8)> {
+    s.acks(now)
+        .into_iter()
+        .flat_map(|(to, mut message)| {
+            assert_eq!(to, SENDER);
+            std::iter::from_fn(move || Frame::decode(&mut message).ok()).collect::<Vec<_>>()
+        })
+        .map(|f| (f.seq, f.flags))
+        .collect()
+}
+
+#[test]
+fn plain_lines_of_old_modules_are_written_at_once() {
+    let mut s = Sequencer::new();
+    assert_eq!(get(&mut s, false, TYPE_PLAIN, Bytes::from_static(b"x\n")), ["x\n"]);
+    assert_eq!(get(&mut s, false, 0, Bytes::from_static(b"y\n")), ["y\n"]);
+    assert!(!s.wants_acks());
+    assert_eq!((s.counters().lines, s.counters().unnumbered), (2, 2));
+}
+
+#[test]
+fn numbered_plain_lines_wait_for_their_hello() {
+    let mut s = Sequencer::new();
+    assert_eq!(get(&mut s, false, numbered_type(5), Bytes::from_static(b"x\n")), [""; 0]);
+    assert_eq!(acks(&mut s, at(0)), [(0, FLAG_RESEND)]);
+    assert_eq!(acks(&mut s, at(100)), []);
+    assert_eq!(acks(&mut s, at(200)), [(0, FLAG_RESEND)]);
+    assert_eq!(get(&mut s, true, TYPE_FRAME, hello(true, 5, 5)), ["source from 5"]);
+    assert_eq!(get(&mut s, false, numbered_type(5), Bytes::from_static(b"x\n")), ["x\n"]);
+    assert_eq!(acks(&mut s, at(500)), [(5, 0)]);
+    assert_eq!(acks(&mut s, at(900)), []);
+}
+
+#[test]
+fn a_sender_that_does_not_answer_is_left_alone() {
+    let mut s = Sequencer::new();
+    get(&mut s, false, numbered_type(5), Bytes::from_static(b"x\n"));
+    let asked = (0..100).filter(|i| !acks(&mut s, at(i * 1000)).is_empty()).count();
+    assert_eq!(asked, 10);
+    assert!(!s.wants_acks());
+}
+
+#[test]
+fn strict_frames_are_written_once_in_order_and_holes_are_asked_for() {
+    let mut s = Sequencer::new();
+    frame(&mut s, hello(true, 1, 1));
+    assert_eq!(frame(&mut s, lines(true, 1, &[b"1\n", b"2\n"])), ["1\n", "2\n"]);
+    assert_eq!(frame(&mut s, lines(true, 4, &[b"4\n"])), [""; 0]);
+    assert_eq!(acks(&mut s, at(0)), [(2, FLAG_RESEND)]);
+    frame(&mut s, hello(true, 2, 2));
+    assert_eq!(frame(&mut s, lines(true, 2, &[b"2\n", b"3\n", b"4\n"])), ["3\n", "4\n"]);
+    assert_eq!(acks(&mut s, at(0)), [(4, 0)]);
+    assert_eq!((s.counters().duplicates, s.counters().early, s.counters().missing), (1, 1, 0));
+}
+
+#[test]
+fn loose_frames_are_never_asked_for() {
+    let mut s = Sequencer::new();
+    assert_eq!(frame(&mut s, lines(false, 7, &[b"7\n"])), ["source from 7", "7\n"]);
+    assert_eq!(frame(&mut s, lines(false, 10, &[b"a\n"])), ["gap 8..9 Lost", "a\n"]);
+    assert_eq!(frame(&mut s, lines(false, 9, &[b"9\n"])), [""; 0]);
+    assert_eq!(s.counters().missing, 2);
+}
+
+#[test]
+fn what_another_writer_acknowledged_is_a_declared_hole() {
+    let mut s = Sequencer::new();
+    frame(&mut s, hello(true, 1, 1));
+    assert_eq!(frame(&mut s, hello(true, 5, 5)), ["gap 1..4 Elsewhere"]);
+    assert_eq!(frame(&mut s, lines(true, 5, &[b"5\n"])), ["5\n"]);
+}
+
+#[test]
+fn gaps_of_the_source_stand_in_their_place() {
+    let mut s = Sequencer::new();
+    let gap = |from, to: u64| {
+        let text = format!("to={to}\n");
+        Frame::encode(Kind::Gap, FLAG_STRICT, A, from, 0, &[text.as_bytes()]).expect("small")
+    };
+    get(&mut s, true, TYPE_FRAME, hello(true, 1, 1));
+    assert_eq!(get(&mut s, true, TYPE_FRAME, gap(1, 3)), ["gap 1..3 Publisher"]);
+    assert_eq!(get(&mut s, false, numbered_type(4), Bytes::from_static(b"4\n")), ["4\n"]);
+    assert_eq!(get(&mut s, true, TYPE_FRAME, gap(1, 3)), [""; 0], "a repeat");
+    assert_eq!(get(&mut s, true, TYPE_FRAME, gap(9, 9)), [""; 0], "after a hole");
+    assert_eq!(acks(&mut s, at(0)), [(4, FLAG_RESEND)]);
+    assert!(get(&mut s, true, TYPE_FRAME, gap(5, u64::MAX))[0].starts_with("reject"));
+    assert!(get(&mut s, true, TYPE_FRAME, gap(5, 4))[0].starts_with("reject"));
+}
+
+#[test]
+fn goodbye_proves_completeness() {
+    let mut s = Sequencer::new();
+    let bye = |last| Frame::encode(Kind::Goodbye, FLAG_STRICT, A, last, 0, &[]).expect("small");
+    frame(&mut s, hello(true, 1, 1));
+    frame(&mut s, lines(true, 1, &[b"1\n"]));
+    assert_eq!(frame(&mut s, bye(1)), ["end 1 true"]);
+    assert_eq!(s.sources(), 0);
+    frame(&mut s, hello(true, 2, 2));
+    assert_eq!(frame(&mut s, bye(4)), ["end 4 false"]);
+}
+
+#[test]
+fn after_a_lost_session_plain_lines_need_a_new_hello() {
+    let mut s = Sequencer::new();
+    get(&mut s, true, TYPE_FRAME, hello(true, 1, 1));
+    assert_eq!(get(&mut s, false, numbered_type(1), Bytes::from_static(b"1\n")), ["1\n"]);
+    s.handle_session_lost();
+    assert_eq!(get(&mut s, false, numbered_type(3), Bytes::from_static(b"3\n")), [""; 0]);
+    get(&mut s, true, TYPE_FRAME, hello(true, 2, 2));
+    assert_eq!(get(&mut s, false, numbered_type(2), Bytes::from_static(b"2\n")), ["2\n"]);
+}
+
+#[test]
+fn restored_positions_drop_what_was_written_before() {
+    let mut s = Sequencer::new();
+    s.restore(GROUP, A, 3);
+    assert!(!s.wants_acks());
+    frame(&mut s, hello(true, 1, 1));
+    assert_eq!(frame(&mut s, lines(true, 1, &[b"1\n", b"2\n", b"3\n"])), ["3\n"]);
+    assert_eq!(s.positions().map(|p| p.2).collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn broken_input_is_counted_and_changes_nothing() {
+    let mut s = Sequencer::new();
+    assert!(get(&mut s, true, 0, Bytes::from_static(b"x"))[0].starts_with("reject"));
+    assert!(get(&mut s, false, 0, Bytes::new())[0].starts_with("reject"));
+    assert!(frame(&mut s, lines(true, 1, &[b"1\n"]).slice(..30))[0].starts_with("reject"));
+    assert_eq!(frame(&mut s, hello(true, 0, 9)), ["source from 1"]);
+    assert_eq!(frame(&mut s, hello(true, u64::MAX, u64::MAX)).len(), 1);
+    assert_eq!(s.counters().rejected, 3);
+}
+
+#[test]
+fn sources_are_bounded() {
+    let mut s = Sequencer::new();
+    let mut out = Vec::new();
+    for i in 0..SOURCES_MAX as u64 + 10 {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&i.to_be_bytes());
+        let frame = Frame::encode(Kind::Lines, 0, SourceId(id), 1, 0, &[b"x\n"]).expect("small");
+        if i % 20_000 == 0 || i > SOURCES_MAX as u64 - 10 {
+            s.handle_message(at(i), &SENDER, &GROUP, false, TYPE_FRAME, frame, &mut out);
+        } else {
+            s.restore(GROUP, SourceId(id), 1);
+        }
+    }
+    assert_eq!(s.sources(), SOURCES_MAX);
+}
