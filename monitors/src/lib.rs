@@ -1,0 +1,6 @@
+//! Real-time views of a cluster's access log: what `spread-top` and `spread-web` share.
+#![forbid(unsafe_code)]
+
+pub mod filter;
+pub mod state;
+pub mod watch;

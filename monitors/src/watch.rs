@@ -1,0 +1,72 @@
+//! The thread that listens to the log groups.
+
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use spread::{Builder, GroupName, Reconnect};
+use tracing::warn;
+
+use crate::state::Shared;
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Where to listen.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Connect string of the daemon.
+    pub daemon: String,
+    /// The groups that lines are published to.
+    pub groups: Vec<GroupName>,
+}
+
+/// Messages that are handled under one lock.
+const BATCH: usize = 256;
+
+/// Connects, joins, and keeps `state` up to date in a thread of its own for as long as the program runs. A lost
+/// connection is made again; the viewers are told what that means for the figures.
+///
+/// # Errors
+/// If the first connection cannot be made.
+pub fn start(source: &Source, state: Shared) -> anyhow::Result<()> {
+    let builder = Builder::new(&source.daemon)
+        .with_context(|| format!("`{}` is not the address of a daemon (4803, or 4803@host)", source.daemon))?
+        .membership(true)
+        .connect_timeout(Some(Duration::from_secs(5)))
+        .reconnect(Reconnect::default());
+    let mut connection = builder
+        .connect_blocking()
+        .with_context(|| format!("cannot connect to the daemon at {}; is spreadd running?", source.daemon))?;
+    for group in &source.groups {
+        connection.join(*group).with_context(|| format!("cannot join {group}"))?;
+    }
+    state.lock().set_connected(now_ms(), Some(connection.address().to_string()));
+    thread::Builder::new().name("watch".to_owned()).spawn(move || {
+        loop {
+            let mut next = match connection.receive() {
+                Ok(message) => Some(message),
+                Err(error) => {
+                    warn!(%error, "The connection is lost for good.");
+                    state.lock().set_connected(now_ms(), None);
+                    return;
+                }
+            };
+            let now = now_ms();
+            let mut state = state.lock();
+            for _ in 0..BATCH {
+                let Some(message) = next else { break };
+                state.handle_message(now, &message);
+                // What is wrong with the connection shows at the next receive.
+                next = connection.try_receive().unwrap_or_default();
+            }
+            if let Some(message) = next {
+                state.handle_message(now, &message);
+            }
+        }
+    })?;
+    Ok(())
+}
