@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod filter;
+pub mod snapshot;
 pub mod state;
 pub mod watch;
