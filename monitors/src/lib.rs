@@ -1,7 +1,9 @@
 //! Real-time views of a cluster's access log: what `spread-top` and `spread-web` share.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod filter;
 pub mod snapshot;
 pub mod state;
 pub mod watch;
+pub mod web;

@@ -54,6 +54,8 @@ pub struct SeriesFigures {
     pub latency: BTreeMap<&'static str, LatencyFigures>,
     /// Requests of each of the last 60 seconds, the oldest first.
     pub seconds: Vec<u64>,
+    /// Requests of each of the last 60 minutes, the oldest first, the running one last.
+    pub minutes: Vec<u64>,
     /// Requests since the start.
     pub requests: u64,
     /// Bytes since the start.
@@ -167,6 +169,7 @@ impl SeriesFigures {
             windows: Span::ALL.map(|span| (span_name(span), WindowFigures::of(window, span, last))).into(),
             latency: [Span::TenSeconds, Span::Minute, Span::Hour].map(|s| (span_name(s), latency(s))).into(),
             seconds: window.seconds(60, last).iter().map(|counters| counters.requests).collect(),
+            minutes: window.minutes(60, last).iter().map(|counters| counters.requests).collect(),
             requests: window.total().requests,
             bytes: window.total().bytes,
             clients: series.clients(),

@@ -1,0 +1,57 @@
+//! `spread-web`: the cluster's access log live on a web page, as JSON and for Prometheus.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::Parser;
+use monitors::cli::SourceArgs;
+use monitors::web;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+/// Shows the access log of a whole cluster live: a web page at /, JSON under /api/, Prometheus at /metrics
+///
+/// Connects to a spreadd as any subscriber does, counts every line that the web servers publish, and keeps all
+/// figures in bounded memory. The page needs nothing from elsewhere.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    after_help = "Example:\n  spread-web -s 4803 --group site4 --format combined --listen 127.0.0.1:8080"
+)]
+struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Address of the page
+    #[arg(short, long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    monitors::cli::log_to_stderr();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spread-web: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let listener = web::bind(args.listen).await?;
+        let state = args.source.start()?;
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        info!("The page is at http://{}/.", listener.local_addr()?);
+        web::serve(listener, state, async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await
+    })
+}

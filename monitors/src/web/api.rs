@@ -1,0 +1,136 @@
+//! The data of the page as JSON, at one moment or as a stream of events.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use tokio_stream::wrappers::IntervalStream;
+use tokio_stream::{Stream, StreamExt};
+
+use crate::filter::{Filter, FilterError};
+use crate::snapshot::Snapshot;
+use crate::state::{Shared, TailLine};
+use crate::watch::now_ms;
+
+/// Most lines and most frequent values that one answer has.
+const COUNT_MAX: usize = 1000;
+
+#[derive(Deserialize)]
+pub(super) struct Params {
+    filter: Option<String>,
+    /// Most frequent values of each kind.
+    top: Option<usize>,
+    /// Lines.
+    count: Option<usize>,
+    /// Number of the last line that is known.
+    after: Option<u64>,
+}
+
+/// A filter with its text.
+type Named = Option<(String, Filter)>;
+
+impl Params {
+    fn filter(&self) -> Result<Named, FilterError> {
+        let text = self.filter.as_deref().map_or("", str::trim);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        Filter::parse(text).map(|filter| Some((text.to_owned(), filter)))
+    }
+
+    fn top(&self) -> usize {
+        self.top.unwrap_or(20).min(COUNT_MAX)
+    }
+
+    fn count(&self) -> usize {
+        self.count.unwrap_or(100).min(COUNT_MAX)
+    }
+}
+
+fn refuse(error: &FilterError) -> Response {
+    let body = Json(serde_json::json!({ "error": error.to_string(), "at": error.at }));
+    (StatusCode::BAD_REQUEST, body).into_response()
+}
+
+fn named(filter: &Named) -> Option<(&str, &Filter)> {
+    filter.as_ref().map(|(text, filter)| (text.as_str(), filter))
+}
+
+/// One line of the tail.
+#[derive(Serialize)]
+struct Line {
+    number: u64,
+    at_ms: i64,
+    server: String,
+    line: String,
+}
+
+impl From<TailLine> for Line {
+    fn from(kept: TailLine) -> Self {
+        Self {
+            number: kept.number,
+            at_ms: kept.at_ms,
+            server: kept.server.to_string(),
+            line: String::from_utf8_lossy(kept.line.trim_ascii_end()).into_owned(),
+        }
+    }
+}
+
+fn lines(state: &Shared, filter: &Named, after: u64, count: usize) -> Vec<Line> {
+    let kept = state.lock().tail(filter.as_ref().map(|(_, filter)| filter), after, count);
+    kept.into_iter().map(Line::from).collect()
+}
+
+pub(super) async fn snapshot(State(state): State<Shared>, Query(params): Query<Params>) -> Response {
+    match params.filter() {
+        Ok(filter) => {
+            Json(Snapshot::take(&mut state.lock(), named(&filter), now_ms(), params.top())).into_response()
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+pub(super) async fn tail(State(state): State<Shared>, Query(params): Query<Params>) -> Response {
+    match params.filter() {
+        Ok(filter) => Json(lines(&state, &filter, params.after.unwrap_or(0), params.count())).into_response(),
+        Err(error) => refuse(&error),
+    }
+}
+
+/// What an event of the stream carries.
+#[derive(Serialize)]
+struct Tick {
+    snapshot: Snapshot,
+    /// Lines since the last event, the newest if there are too many.
+    lines: Vec<Line>,
+}
+
+/// Every second the figures and the new lines.
+pub(super) async fn stream(State(state): State<Shared>, Query(params): Query<Params>) -> Response {
+    match params.filter() {
+        Ok(filter) => Sse::new(ticks(state, params, filter)).keep_alive(KeepAlive::default()).into_response(),
+        Err(error) => refuse(&error),
+    }
+}
+
+fn ticks(state: Shared, params: Params, filter: Named) -> impl Stream<Item = Result<Event, axum::Error>> {
+    let (top, count, mut after) = (params.top(), params.count(), params.after.unwrap_or(0));
+    IntervalStream::new(tokio::time::interval(Duration::from_secs(1))).map(move |_| {
+        let snapshot = Snapshot::take(&mut state.lock(), named(&filter), now_ms(), top);
+        let lines = lines(&state, &filter, after, count);
+        after = lines.last().map_or(after, |last| last.number);
+        Event::default().json_data(Tick { snapshot, lines })
+    })
+}
+
+/// 200 while connected to a daemon, else 503.
+pub(super) async fn healthz(State(state): State<Shared>) -> Response {
+    match state.lock().connected() {
+        Some(_) => "ok\n".into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "not connected to a daemon\n").into_response(),
+    }
+}
