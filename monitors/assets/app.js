@@ -130,7 +130,7 @@ function drawTiles(shot) {
     [number(w.classes[4]), "4xx", "c4"], [number(w.classes[5]), "5xx", "c5"],
   ];
   if (l.count) tiles.push([duration(l.p50), "median", ""], [duration(l.p95), "95 %", ""], [duration(l.p99), "99 %", ""]);
-  tiles.push([number(shot.total.clients), "clients since start", ""], [number(shot.total.requests), "requests since start", ""]);
+  tiles.push([number(shot.total.clients), "clients", ""], [number(shot.total.requests), "since start", ""]);
   $("tiles").replaceChildren(...tiles.map(([value, name, css]) =>
     el("div", { class: "tile" }, el("b", { class: css }, value), el("span", {}, name))));
 }
