@@ -1,7 +1,7 @@
 //! What the ring delivers: requests are routed or take effect, state messages are collected.
 
 use bytes::Bytes;
-use spread_wire::limits::{GROUP_FIELD, GROUPS_MAX, HEADER};
+use spread_wire::limits::{GROUP_FIELD, HEADER};
 use spread_wire::{GroupName, Header, PrivateGroup, ServiceType};
 use tracing::warn;
 
@@ -57,7 +57,7 @@ impl Groups {
             return;
         }
         // Only the first name counts. spec: client-protocol 4.2
-        let mut scratch = [0; GROUP_FIELD];
+        let mut scratch = Vec::new();
         let field = window(parts, PREFIX + HEADER, GROUP_FIELD, &mut scratch);
         let Some(field) = field.filter(|_| header.num_groups > 0).and_then(<[u8]>::first_chunk) else {
             self.note_malformed(from);
@@ -86,7 +86,7 @@ impl Groups {
     /// spec: group-semantics 1.4, client-protocol 4.5
     fn deliver_data(&mut self, from: u16, header: &Header, parts: &[Bytes]) {
         self.stats.data_messages += 1;
-        let mut scratch = [0; GROUPS_MAX * GROUP_FIELD];
+        let mut scratch = Vec::new();
         let names_len = header.num_groups as usize * GROUP_FIELD;
         let names = window(parts, PREFIX + HEADER, names_len, &mut scratch);
         let Some(names) = names.map(|names| names.as_chunks::<GROUP_FIELD>().0) else { return };

@@ -68,7 +68,7 @@ fn prefix(kind: u8, generation: u32, room: usize) -> BytesMut {
 impl Payload {
     /// Reads the prefix and checks a request's header against the length of the message. `None` if malformed.
     pub(crate) fn parse(parts: &[Bytes]) -> Option<Self> {
-        let mut scratch = [0; PREFIX + HEADER];
+        let mut scratch = Vec::new();
         let bytes = window(parts, 0, PREFIX, &mut scratch)?;
         let kind = u32::from_le_bytes(*bytes.first_chunk()?);
         let generation = u32::from_le_bytes(*bytes.last_chunk()?);
@@ -106,34 +106,39 @@ pub(crate) fn is_request(service: ServiceType) -> bool {
 }
 
 /// `len` bytes from position `at` of the message: a slice of a part, or gathered in `scratch` if they are
-/// spread over several. `None` if the message is shorter or `scratch` too small.
+/// spread over several. `None` if the message is shorter.
+#[inline]
 pub(crate) fn window<'a>(
     parts: &'a [Bytes],
-    mut at: usize,
+    at: usize,
     len: usize,
-    scratch: &'a mut [u8],
+    scratch: &'a mut Vec<u8>,
 ) -> Option<&'a [u8]> {
-    let mut parts = parts.iter();
-    let mut part: &[u8] = parts.next()?;
-    while part.len() <= at && !(len == 0 && part.len() == at) {
-        at -= part.len();
-        part = parts.next()?;
+    match parts.first()?.get(at..at.checked_add(len)?) {
+        Some(all) => Some(all),
+        None => gather(parts, at, len, scratch),
     }
-    let mut part = part.get(at..)?;
-    if let Some(all) = part.get(..len) {
-        return Some(all);
-    }
-    let out = scratch.get_mut(..len)?;
-    let mut filled = 0;
-    while filled < len {
-        let n = part.len().min(len - filled);
-        out[filled..filled + n].copy_from_slice(&part[..n]);
-        filled += n;
-        if filled < len {
-            part = parts.next()?;
+}
+
+fn gather<'a>(parts: &'a [Bytes], mut at: usize, len: usize, scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    scratch.clear();
+    for part in parts {
+        let Some(rest) = part.get(at..) else {
+            at -= part.len();
+            continue;
+        };
+        if scratch.is_empty()
+            && let Some(all) = rest.get(..len)
+        {
+            return Some(all);
+        }
+        scratch.extend_from_slice(rest.get(..len - scratch.len()).unwrap_or(rest));
+        at = 0;
+        if scratch.len() == len {
+            return Some(scratch);
         }
     }
-    Some(out)
+    None
 }
 
 #[cfg(test)]
@@ -156,7 +161,7 @@ mod tests {
                 parts.push(rest.split_to(cut.min(rest.len())));
             }
             parts.push(rest);
-            let mut scratch = [0; 80];
+            let mut scratch = Vec::new();
             let found = window(&parts, at, len, &mut scratch).map(<[u8]>::to_vec);
             prop_assert_eq!(found, bytes.get(at..at + len).map(<[u8]>::to_vec));
         }

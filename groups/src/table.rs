@@ -240,9 +240,6 @@ impl Table {
             if !group.members.is_sorted_by(|a, b| a.key() < b.key()) {
                 return Err(format!("members of {name} are not in order"));
             }
-            if group.id.index < 1 {
-                return Err(format!("group {name} has index {}", group.id.index));
-            }
             memberships += group.members.len();
             for m in &group.members {
                 match self.members.get(&m.name) {

@@ -296,6 +296,8 @@ fn pair() -> (Groups, Vec<Submission>) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// What other daemons send may be anything: damaged, cut, repeated, from a daemon that does not exist.
     #[test]
     fn hostile_messages_do_no_harm(
