@@ -1,0 +1,215 @@
+//! A daemon in the test's process and clients made of plain sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use spread_wire::handshake::{Accept, AuthChoice, Hello, MethodList, MethodName};
+use spread_wire::{
+    DaemonName, Frame, FrameDecoder, GroupName, Kind, MembershipBody, PrivateName, ServiceType, build,
+};
+use spreadd::{Daemon, Options};
+
+/// Longest wait for anything that must happen.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+pub fn options() -> Options {
+    let mut options = Options::alone(DaemonName::new(b"localhost").unwrap(), 0);
+    options.listen = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    options.socket_dir = None;
+    options
+}
+
+pub fn group(name: &str) -> GroupName {
+    GroupName::new(name.as_bytes()).unwrap()
+}
+
+pub fn hello(name: &str) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    let name = (!name.is_empty()).then(|| PrivateName::new(name.as_bytes()).unwrap());
+    Hello::new(name, true, 0).encode(&mut out);
+    out.to_vec()
+}
+
+pub fn choice() -> Vec<u8> {
+    let mut out = BytesMut::new();
+    AuthChoice::new([MethodName::NULL]).encode(&mut out);
+    out.to_vec()
+}
+
+/// Waits until `look` is true.
+pub fn wait_until(what: &str, mut look: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !look() {
+        assert!(Instant::now() < deadline, "waited {LIMIT:?} for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A connection without a handshake.
+pub fn raw(daemon: &Daemon) -> TcpStream {
+    let stream = TcpStream::connect(daemon.tcp_addrs()[0]).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.set_write_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+/// All bytes up to the end of the stream, which may show as a reset.
+pub fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match stream.read(&mut part) {
+            Ok(0) => return all,
+            Ok(n) => all.extend_from_slice(&part[..n]),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return all,
+            Err(e) => panic!("{e} instead of the end of the stream; got {all:02x?}"),
+        }
+    }
+}
+
+/// An established session.
+pub struct Client {
+    pub stream: TcpStream,
+    pub me: GroupName,
+    buf: BytesMut,
+    decoder: FrameDecoder,
+}
+
+impl Client {
+    pub fn connect(daemon: &Daemon, name: &str) -> Self {
+        Self::on(raw(daemon), name).unwrap_or_else(|refused| panic!("{name} was refused: {refused:02x?}"))
+    }
+
+    /// The handshake over `stream`; the bytes that came instead if the daemon refuses.
+    pub fn on(mut stream: TcpStream, name: &str) -> Result<Self, Vec<u8>> {
+        let mut buf = BytesMut::new();
+        stream.write_all(&hello(name)).unwrap();
+        loop {
+            match MethodList::decode(&mut buf) {
+                Ok(Some(_)) => break,
+                Ok(None) => {}
+                Err(_) => return Err(buf.to_vec()),
+            }
+            if read_more(&mut stream, &mut buf) == 0 {
+                return Err(buf.to_vec());
+            }
+        }
+        stream.write_all(&choice()).unwrap();
+        loop {
+            match Accept::decode(&mut buf, 0) {
+                Ok(Some(accept)) => {
+                    let me = accept.private_group;
+                    return Ok(Self { stream, me, buf, decoder: FrameDecoder::client() });
+                }
+                Ok(None) => {}
+                Err(_) => return Err(buf.to_vec()),
+            }
+            if read_more(&mut stream, &mut buf) == 0 {
+                return Err(buf.to_vec());
+            }
+        }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub fn join(&mut self, name: &str) {
+        let frame = build::join(&self.me, &group(name));
+        self.send(&frame);
+    }
+
+    /// Joins and waits for the membership message.
+    pub fn joined(&mut self, name: &str) {
+        self.join(name);
+        let me = self.me;
+        self.until(|frame| {
+            frame.kind() == Kind::Membership
+                && frame.header.sender == group(name)
+                && frame.group_names().any(|member| member == me)
+        });
+    }
+
+    pub fn message(&self, service: ServiceType, to: &[GroupName], data: &[u8]) -> Bytes {
+        let mut out = BytesMut::new();
+        build::put_multicast(&mut out, service, &self.me, to, 7, data.len(), data.len()).unwrap();
+        out.extend_from_slice(data);
+        out.freeze()
+    }
+
+    pub fn multicast(&mut self, to: &str, data: &[u8]) {
+        let frame = self.message(ServiceType::AGREED, &[group(to)], data);
+        self.send(&frame);
+    }
+
+    /// The next frame; `None` at the end of the stream.
+    pub fn frame(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.decoder.decode(&mut self.buf).unwrap() {
+                return Some(frame);
+            }
+            if read_more(&mut self.stream, &mut self.buf) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// The first frame for which `wanted` holds; others are passed over.
+    pub fn until(&mut self, mut wanted: impl FnMut(&Frame) -> bool) -> Frame {
+        loop {
+            match self.frame() {
+                Some(frame) if wanted(&frame) => return frame,
+                Some(_) => {}
+                None => panic!("the stream of {} ended", self.me),
+            }
+        }
+    }
+
+    /// The data of the next data message.
+    pub fn data(&mut self) -> Bytes {
+        self.until(|frame| frame.kind() == Kind::Data).data()
+    }
+
+    /// Waits for the membership message that `name` disconnected.
+    pub fn sees_disconnect(&mut self, name: &str) {
+        let private = format!("#{name}#localhost");
+        self.until(|frame| {
+            frame.header.service.contains(ServiceType::CAUSED_BY_DISCONNECT)
+                && changed(frame).is_some_and(|changed| changed.as_bytes() == private.as_bytes())
+        });
+    }
+
+    /// The rest of the stream is empty.
+    pub fn assert_end(&mut self) {
+        if let Some(frame) = self.frame() {
+            panic!("{frame:?} instead of the end of the stream");
+        }
+    }
+
+    pub fn finish(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+/// The member that joined, left or disconnected.
+pub fn changed(frame: &Frame) -> Option<GroupName> {
+    MembershipBody::parse(frame).ok()?.changed()
+}
+
+fn read_more(stream: &mut TcpStream, buf: &mut BytesMut) -> usize {
+    let mut part = [0; 64 << 10];
+    match stream.read(&mut part) {
+        Ok(n) => {
+            buf.extend_from_slice(&part[..n]);
+            n
+        }
+        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => 0,
+        Err(e) => panic!("{e} while reading"),
+    }
+}
