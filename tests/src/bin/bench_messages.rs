@@ -1,0 +1,263 @@
+//! Messages per second from clients through daemons to clients, with the client library.
+//!
+//! Every client is a member of one group and receives all messages; some of them send. A sender has at most
+//! `--window` own messages under way, as an application that does not want to be cut off does.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use clap::{Parser, ValueEnum};
+use spread::blocking::{Receiver, Sender};
+use spread::{Builder, GroupName, Message, Service};
+use tests::cluster::Cluster;
+use tests::process::Process;
+use tests::wait;
+
+/// Ordered messages per second, delivered to every client.
+#[derive(Parser)]
+struct Args {
+    /// Daemons, all on loopback; 1: one without a configuration file.
+    #[arg(long, default_value_t = 1)]
+    daemons: u8,
+    /// Daemons that run already, as PORT@HOST; instead of --daemons.
+    #[arg(long, value_delimiter = ',')]
+    at: Vec<String>,
+    /// Clients on each daemon.
+    #[arg(long, default_value_t = 1)]
+    clients: usize,
+    /// Clients that send, spread over the daemons.
+    #[arg(long, default_value_t = 1)]
+    senders: usize,
+    /// Bytes of a message's data.
+    #[arg(long, default_value_t = 1000)]
+    size: usize,
+    /// Own messages that a sender has under way.
+    #[arg(long, default_value_t = 2000)]
+    window: u64,
+    /// Seconds that are measured, after one second of warming up.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Delivery service.
+    #[arg(long, value_enum, default_value_t = Order::Agreed)]
+    service: Order,
+    /// Connect over the local socket (one daemon only).
+    #[arg(long)]
+    local: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Order {
+    Fifo,
+    Agreed,
+    Safe,
+}
+
+enum Daemons {
+    Here,
+    Alone { _process: Process, _dir: tempfile::TempDir },
+    Cluster { _cluster: Cluster },
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let (addresses, daemons) = start(&args)?;
+    let clients = addresses.len() * args.clients;
+    ensure!(args.senders <= clients, "{} senders of {clients} clients", args.senders);
+    let group: GroupName = "bench".parse()?;
+    let mut connections = Vec::new();
+    for i in 0..clients {
+        connections.push(connect(&addresses[i % addresses.len()], group)?);
+    }
+    for (_, receiver) in &mut connections {
+        members(receiver, clients)?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut counts = Vec::new();
+    let mut threads = Vec::new();
+    for (i, (sender, receiver)) in connections.into_iter().enumerate() {
+        let count = Arc::new(AtomicU64::new(0));
+        let own = Arc::new(AtomicU64::new(0));
+        counts.push(Arc::clone(&count));
+        let sending = (i < args.senders).then(|| {
+            let (own, stop) = (Arc::clone(&own), Arc::clone(&stop));
+            let service = match args.service {
+                Order::Fifo => Service::FIFO,
+                Order::Agreed => Service::AGREED,
+                Order::Safe => Service::SAFE,
+            };
+            let (size, window) = (args.size, args.window);
+            thread::spawn(move || send(sender, service, group, size, window, &own, &stop))
+        });
+        let me = receiver.private_group().as_group();
+        let waker = sending.as_ref().map(|thread| thread.thread().clone());
+        let (stop, half) = (Arc::clone(&stop), args.window / 2);
+        threads.push(thread::spawn(move || -> anyhow::Result<()> {
+            let result = receive(receiver, me, &count, &own, half, waker.as_ref(), &stop);
+            if let Some(sending) = sending {
+                sending.thread().unpark();
+                let sent = sending.join().ok().context("a sender panicked")?;
+                sent?;
+            }
+            result
+        }));
+    }
+    thread::sleep(Duration::from_secs(1));
+    let cpu = cpu_seconds();
+    let start = Instant::now();
+    let before: Vec<u64> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    thread::sleep(Duration::from_secs(args.seconds));
+    let after: Vec<u64> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    let took = start.elapsed().as_secs_f64();
+    let cpu = cpu_seconds() - cpu;
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().ok().context("a client panicked")??;
+    }
+    drop(daemons);
+    let slowest = before.iter().zip(&after).map(|(a, b)| b - a).min().unwrap_or(0);
+    #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+    let rate = slowest as f64 / took;
+    #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+    let mib = rate * args.size as f64 / f64::from(1 << 20);
+    println!(
+        "{} daemons, {clients} clients, {} senders, {} bytes: {rate:.0} messages/s to each client, {mib:.0} MiB/s; \
+         clients used {:.2} processors",
+        addresses.len(),
+        args.senders,
+        args.size,
+        cpu / took
+    );
+    Ok(())
+}
+
+fn start(args: &Args) -> anyhow::Result<(Vec<String>, Daemons)> {
+    if !args.at.is_empty() {
+        return Ok((args.at.clone(), Daemons::Here));
+    }
+    if args.daemons == 1 {
+        let dir = tempfile::tempdir()?;
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let mut command = std::process::Command::new(tests::bins::bin("spreadd", "spreadd")?);
+        let sockets = dir.path().to_string_lossy().into_owned();
+        command.args(["--port", &port.to_string(), "--listen", "127.0.0.1", "--socket-dir", &sockets]);
+        let mut process = Process::start("spreadd", dir.path(), command)?;
+        process.wait_printed("Serving clients", Duration::from_secs(10))?;
+        let address = if args.local {
+            format!("{sockets}/{port}")
+        } else {
+            format!("{port}@{}", IpAddr::from([127, 0, 0, 1]))
+        };
+        return Ok((vec![address], Daemons::Alone { _process: process, _dir: dir }));
+    }
+    let mut cluster = Cluster::on_loopback(args.daemons)?;
+    cluster.start_all()?;
+    let addresses: Vec<String> = (0..cluster.len()).map(|i| cluster.connect_string(i)).collect();
+    for i in 0..cluster.len() {
+        cluster.daemon(i)?.wait_printed("Serving clients", Duration::from_secs(10))?;
+    }
+    Ok((addresses, Daemons::Cluster { _cluster: cluster }))
+}
+
+fn connect(address: &str, group: GroupName) -> anyhow::Result<(Sender, Receiver)> {
+    let builder = || -> anyhow::Result<Builder> { Ok(Builder::new(address)?.membership(true)) };
+    let connection = wait::until(address, Duration::from_secs(10), || {
+        builder().and_then(|builder| Ok(builder.connect_blocking()?)).map_err(|e| e.to_string())
+    })?;
+    let (mut sender, receiver) = connection.split();
+    sender.join(group)?;
+    Ok((sender, receiver))
+}
+
+/// Waits until all clients are members.
+fn members(receiver: &mut Receiver, clients: usize) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match receiver.receive_timeout(deadline.saturating_duration_since(Instant::now()))? {
+            Some(Message::Membership(view)) if view.members.len() == clients => return Ok(()),
+            Some(_) => {}
+            None => bail!("the {clients} clients did not meet in the group"),
+        }
+    }
+}
+
+fn send(
+    mut sender: Sender,
+    service: Service,
+    group: GroupName,
+    size: usize,
+    window: u64,
+    own: &AtomicU64,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
+    let data = vec![b'x'; size];
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let room = (own.load(Ordering::Acquire) + window).saturating_sub(sent);
+        if room == 0 {
+            sender.flush()?;
+            thread::park_timeout(Duration::from_millis(100));
+        }
+        for _ in 0..room.min(64) {
+            sender.enqueue(service, group, 0, &data)?;
+            sent += 1;
+        }
+    }
+    sender.flush()?;
+    // The receiver sees the end.
+    sender.disconnect()?;
+    Ok(())
+}
+
+fn receive(
+    mut receiver: Receiver,
+    me: GroupName,
+    count: &AtomicU64,
+    own: &AtomicU64,
+    half: u64,
+    sender: Option<&thread::Thread>,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
+    let mut unreported = 0;
+    loop {
+        match receiver.receive_timeout(Duration::from_millis(200)) {
+            Ok(Some(Message::Data(data))) => {
+                count.fetch_add(1, Ordering::Relaxed);
+                if let Some(sender) = sender.filter(|_| data.sender() == me) {
+                    unreported += 1;
+                    if unreported >= half.max(1) / 4 + 1 {
+                        own.fetch_add(unreported, Ordering::Release);
+                        unreported = 0;
+                        sender.unpark();
+                    }
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                own.fetch_add(unreported, Ordering::Release);
+                unreported = 0;
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
+            Err(_) if stop.load(Ordering::Relaxed) => return Ok(()),
+            Err(error) => return Err(error).context("a client was cut off"),
+        }
+        if stop.load(Ordering::Relaxed) && sender.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Processor time of this process.
+fn cpu_seconds() -> f64 {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
+    usage.map_or(0.0, |usage| {
+        let time = usage.user_time() + usage.system_time();
+        Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or(0))
+            .as_secs_f64()
+    })
+}
