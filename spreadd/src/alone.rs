@@ -28,9 +28,12 @@ pub(crate) struct Alone {
 
 /// Why it does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AloneError {
+    /// The engine does not accept its configuration.
     #[error("the ring configuration is not possible")]
     Config(#[from] ConfigError),
+    /// The system gave no thread.
     #[error("the ring thread could not be started")]
     Thread(#[from] io::Error),
 }

@@ -8,15 +8,19 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use spread_groups::{Groups, GroupsConfig};
+use spread_ring::RingConfig;
 use spread_wire::{DaemonName, limits};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
+use tracing::error;
 
 use crate::alone::{Alone, AloneError};
+use crate::config::virtual_id;
 use crate::hub::{Hub, SlowLimits};
+use crate::ring_driver::{self, DriverConfig, KeyRing, Network, Protection, SocketOptions, Waker};
 use crate::session::handshake::Times;
 use crate::session::inbox::Inbox;
-use crate::session::listen::{Listeners, SocketFile};
+use crate::session::listen::{Listeners, SocketFile, Tcp};
 use crate::session::policy::{Permit, Policy};
 use crate::session::registry::Registry;
 use crate::session::stats::Counters;
@@ -53,6 +57,43 @@ pub struct Options {
     pub limits: SessionLimits,
     /// Threads that serve clients.
     pub threads: usize,
+    /// Whether TCP clients are served at all.
+    pub serve_tcp: bool,
+    /// The ring of several daemons. `None`: this daemon is alone, and opens no UDP socket.
+    pub ring: Option<RingOptions>,
+}
+
+/// How the daemons reach each other.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RingOptions {
+    /// The engine's configuration.
+    pub ring: RingConfig,
+    /// Addresses of all daemons.
+    pub network: Network,
+    /// Properties of the UDP sockets.
+    pub sockets: SocketOptions,
+    /// Separates the keys of clusters that share a key file.
+    pub cluster: Vec<u8>,
+    /// Keys; `None`: packets are in clear, with a checksum.
+    pub keys: Option<KeyRing>,
+    /// What is done with keys.
+    pub protection: Protection,
+}
+
+impl RingOptions {
+    /// Default sockets and no keys.
+    pub fn new(ring: RingConfig, network: Network) -> Self {
+        let cluster = ring.hash.to_vec();
+        Self {
+            ring,
+            network,
+            sockets: SocketOptions::default(),
+            cluster,
+            keys: None,
+            protection: Protection::default(),
+        }
+    }
 }
 
 /// A configured daemon as its group members see it.
@@ -60,14 +101,14 @@ pub struct Options {
 pub struct Member {
     /// Its name: the last part of the private groups of its clients.
     pub name: DaemonName,
-    /// Its number in group identifiers; see [`auto_id`].
+    /// Its number in group identifiers: the configured `VirtualID`, or [`virtual_id`] of its name.
     pub id: i32,
 }
 
 impl Member {
     /// A daemon without a `VirtualID`.
     pub fn new(name: DaemonName) -> Self {
-        Self { name, id: auto_id(name.as_bytes()).cast_signed() }
+        Self { name, id: virtual_id(name.as_bytes()).cast_signed() }
     }
 }
 
@@ -117,6 +158,18 @@ impl Options {
             policy: Arc::new(Permit),
             limits: SessionLimits::default(),
             threads: default_threads(),
+            serve_tcp: true,
+            ring: None,
+        }
+    }
+}
+
+impl Options {
+    fn tcp(&self) -> Tcp<'_> {
+        match (self.serve_tcp, self.listen.as_slice()) {
+            (false, _) => Tcp::None,
+            (true, []) => Tcp::Everywhere,
+            (true, addrs) => Tcp::On(addrs),
         }
     }
 }
@@ -125,22 +178,6 @@ impl Options {
 /// thread is.
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(4)
-}
-
-/// The number of a daemon without a `VirtualID`: a hash of its name. spec: daemon-config 5
-pub fn auto_id(name: &[u8]) -> u32 {
-    let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
-    let mut h = len.wrapping_add(1);
-    // The terminating zero byte counts.
-    for byte in name.iter().chain(&[0]) {
-        h = h.wrapping_add(i32::from(byte.cast_signed()).cast_unsigned());
-        h = h.wrapping_add(h << 10);
-        h ^= h >> 6;
-    }
-    h = h.wrapping_add(h << 3);
-    h ^= h >> 11;
-    h = h.wrapping_add(h << 15);
-    if h == 0 || h == u32::MAX { len.wrapping_add(1) << 16 } else { h }
 }
 
 /// Why a daemon does not start.
@@ -156,12 +193,45 @@ pub enum StartError {
     /// `me` is not one of the daemons.
     #[error("the options name no daemon as this one")]
     Options,
-    /// The ring cannot be started.
+    /// The ring of this daemon alone cannot be started.
     #[error(transparent)]
     Alone(#[from] AloneError),
+    /// The ring cannot be started.
+    #[error(transparent)]
+    Ring(#[from] ring_driver::StartError),
     /// The system gave no thread or descriptor.
     #[error("cannot start the threads that serve clients")]
     Runtime(#[source] std::io::Error),
+}
+
+/// The thread of the ring, alone or with others.
+enum RingThread {
+    Alone(Alone),
+    Ring(Option<ring_driver::Handle<Hub>>),
+}
+
+impl RingThread {
+    fn is_finished(&self) -> bool {
+        match self {
+            Self::Alone(alone) => alone.is_finished(),
+            Self::Ring(handle) => handle.as_ref().is_none_or(ring_driver::Handle::is_finished),
+        }
+    }
+
+    /// Leaves the ring and waits for the end of the thread, which takes at most two seconds.
+    fn stop(&mut self) {
+        match self {
+            Self::Alone(alone) => alone.stop(),
+            Self::Ring(handle) => {
+                if let Some(handle) = handle.take() {
+                    handle.leave();
+                    if handle.join().is_none() {
+                        error!("The ring thread failed.");
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// A running daemon. Dropping it stops it: clients see the end of their streams, the file of the local socket
@@ -177,7 +247,7 @@ pub struct Daemon {
     file: Option<SocketFile>,
     /// There until the daemon is stopped.
     runtime: Option<Runtime>,
-    ring: Alone,
+    ring: RingThread,
 }
 
 impl Daemon {
@@ -197,7 +267,7 @@ impl Daemon {
         let me = options.daemons.get(usize::from(options.me)).copied();
         // Checked by the group engine.
         let Some(Member { name, .. }) = me else { return Err(StartError::Options) };
-        let mut listeners = Listeners::open(&options.listen, options.port, options.socket_dir.as_deref())?;
+        let mut listeners = Listeners::open(options.tcp(), options.port, options.socket_dir.as_deref())?;
         let limits = options.limits;
         let inbox = Arc::new(Inbox::new(limits.inbox_bytes_max));
         let counters = Arc::new(Counters::default());
@@ -222,10 +292,27 @@ impl Daemon {
             options.daemons.iter().map(|daemon| daemon.name).collect(),
             runtime.handle().clone(),
         );
-        let boot =
-            spread_ring::Boot { session: rand::random::<u64>().max(1), epoch_min: 2, seed: rand::random() };
-        let ring = Alone::start(boot, hub)?;
-        inbox.set_waker(ring.waker());
+        let boot = ring_driver::new_boot(0).map_err(StartError::Runtime)?;
+        let ring = match options.ring {
+            None => {
+                let alone = Alone::start(boot, hub)?;
+                inbox.set_waker(alone.waker());
+                RingThread::Alone(alone)
+            }
+            Some(ring) => {
+                let waker = Waker::new().map_err(StartError::Runtime)?;
+                let wake = waker.clone();
+                inbox.set_waker(move || wake.wake());
+                let config = DriverConfig {
+                    cluster: ring.cluster,
+                    sockets: ring.sockets,
+                    keys: ring.keys,
+                    protection: ring.protection,
+                    ..DriverConfig::new(ring.ring, boot, ring.network)
+                };
+                RingThread::Ring(Some(ring_driver::start(config, hub, waker)?))
+            }
+        };
         let shared = Arc::new(Shared {
             daemon: name,
             auth: options.auth,
@@ -323,24 +410,5 @@ impl fmt::Debug for Daemon {
             .field("tcp", &self.tcp)
             .field("local", &self.local)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn automatic_ids_are_those_of_the_original() {
-        for (name, id) in [
-            ("localhost", 482_711_334),
-            ("na", 1_560_913_510),
-            ("nb", 4_056_437_397),
-            ("nc", 3_869_720_491),
-            ("127.0.0.2", 2_163_772_977),
-            ("n\u{153}ud-\u{e9}", 2_414_866_250),
-        ] {
-            assert_eq!(auto_id(name.as_bytes()), id, "{name}");
-        }
     }
 }

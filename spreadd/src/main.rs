@@ -2,19 +2,29 @@
 
 use std::io::IsTerminal as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::{Parser, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use spread_wire::{DaemonName, limits::DEFAULT_PORT};
+use spreadd::config::{self, ConfigErrors, LoadError, SystemHost};
+use spreadd::ring_driver::KeyRing;
 use spreadd::{Daemon, Options, SOCKET_DIR};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code for wrong use or configuration.
 const EXIT_USAGE: u8 = 2;
+
+/// How often the program looks whether the daemon still works.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Descriptors for all clients, and some for everything else.
+const DESCRIPTORS: u64 = 1100;
 
 /// Environment variable for `--socket-dir`.
 const SOCKET_DIR_VAR: &str = "SPREAD_SOCKET_DIR";
@@ -64,6 +74,10 @@ struct Args {
     /// Do not open a local socket.
     #[arg(long)]
     no_local_socket: bool,
+
+    /// Keys of the ring: packets between daemons are then encrypted. The same file on every host.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
 
     /// Threads that serve clients. Default: one per processor, at most 4.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -148,9 +162,9 @@ fn init_log(args: &Args) -> Result<(), Failure> {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    let options = options(args)?;
+    let plan = plan(args)?;
     if args.check {
-        println!("spreadd: the configuration is good: {}", describe(&options));
+        println!("spreadd: the configuration is good: {}", plan.text);
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -159,23 +173,51 @@ fn run(args: &Args) -> Result<(), Failure> {
         .context("cannot wait for signals")?;
     // Before the sockets are opened: what is opened is also removed.
     let mut signals = runtime.block_on(async { Signals::new() }).context("cannot wait for signals")?;
-    let daemon = Daemon::start(options).context("cannot start")?;
+    info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "Starting: {}.", plan.text);
+    raise_descriptor_limit();
+    let daemon = Daemon::start(plan.options).context("cannot start")?;
     announce(&daemon);
-    runtime.block_on(signals.end());
+    let ended_by_signal = runtime.block_on(async {
+        tokio::select! {
+            () = signals.end() => true,
+            () = failed(&daemon) => false,
+        }
+    });
     notify(&[sd_notify::NotifyState::Stopping]);
     info!("Ending.");
     daemon.stop();
+    if !ended_by_signal {
+        return Err(anyhow!("the ring thread ended by itself; the log says why").into());
+    }
     info!("Ended.");
     Ok(())
 }
 
-fn options(args: &Args) -> Result<Options, Failure> {
-    let name = match args.name {
-        Some(name) => name,
-        None => DaemonName::new(b"localhost").context("the default name")?,
+/// Waits until the daemon has stopped by itself.
+async fn failed(daemon: &Daemon) {
+    while daemon.is_running() {
+        tokio::time::sleep(HEALTH_INTERVAL).await;
+    }
+}
+
+/// What the daemon is to do, and that in words.
+struct Plan {
+    options: Options,
+    text: String,
+}
+
+fn plan(args: &Args) -> Result<Plan, Failure> {
+    let alone = args.port.is_some() || !args.listen.is_empty();
+    let file = match &args.config {
+        Some(file) => Some(file.clone()),
+        None if alone => None,
+        None => config::find(),
     };
-    let mut options = Options::alone(name, args.port.unwrap_or(DEFAULT_PORT));
-    options.listen.clone_from(&args.listen);
+    let mut plan = match file {
+        Some(file) => configured(args, &file)?,
+        None => without_file(args)?,
+    };
+    let options = &mut plan.options;
     if args.no_local_socket {
         options.socket_dir = None;
     } else {
@@ -185,11 +227,79 @@ fn options(args: &Args) -> Result<Options, Failure> {
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
-    Ok(options)
+    if let Some(file) = &args.key_file {
+        let keys = KeyRing::load(file)
+            .with_context(|| format!("key file {}", file.display()))
+            .map_err(Failure::Usage)?;
+        match &mut options.ring {
+            Some(ring) => ring.keys = Some(keys),
+            None => info!("The key file is not used: this daemon is alone."),
+        }
+    }
+    Ok(plan)
 }
 
-fn describe(options: &Options) -> String {
-    format!("{} daemons, port {}", options.daemons.len(), options.port)
+fn without_file(args: &Args) -> Result<Plan, Failure> {
+    let name = match args.name {
+        Some(name) => name,
+        None => DaemonName::new(b"localhost").context("the default name")?,
+    };
+    let port = args.port.unwrap_or(DEFAULT_PORT);
+    let mut options = Options::alone(name, port);
+    options.listen.clone_from(&args.listen);
+    let text = format!("no configuration file, so the daemon {name} runs alone, on port {port}");
+    Ok(Plan { options, text })
+}
+
+fn configured(args: &Args, file: &Path) -> Result<Plan, Failure> {
+    let colors = std::io::stderr().is_terminal();
+    let broken = |errors: ConfigErrors| {
+        let (count, plural) = (errors.problems().len(), if errors.problems().len() == 1 { "" } else { "s" });
+        eprintln!("{}", errors.render(colors));
+        Failure::Usage(anyhow!("{count} error{plural} in {}", file.display()))
+    };
+    let mut config = config::load(file, &SystemHost).map_err(|error| match error {
+        LoadError::Errors(errors) => broken(errors),
+        other => Failure::Usage(other.into()),
+    })?;
+    let me = config.identify(args.name, &SystemHost).map_err(broken)?;
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let options = Options::from_config(&config, me).map_err(|error| Failure::Usage(error.into()))?;
+    let text = match (config.daemon(me), options.daemons.len()) {
+        (Some((daemon, segment, _)), 1) => {
+            format!(
+                "{} has one daemon, {}, which runs alone, on port {}",
+                file.display(),
+                daemon.name,
+                segment.port
+            )
+        }
+        (Some((daemon, segment, _)), count) => format!(
+            "this is {} ({}, port {}) of {count} daemons in {}",
+            daemon.name,
+            daemon.address,
+            segment.port,
+            file.display()
+        ),
+        (None, _) => return Err(anyhow!("no daemon number {me}").into()),
+    };
+    Ok(Plan { options, text })
+}
+
+/// Every client is a descriptor. What the system allows is taken.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(DESCRIPTORS);
+        if soft < wanted
+            && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
+        {
+            warn!(%error, soft, "Cannot raise the limit of open files.");
+        } else if hard < DESCRIPTORS {
+            warn!(hard, wanted = DESCRIPTORS, "The limit of open files is low: not all clients may fit.");
+        }
+    }
 }
 
 /// Says where clients find the daemon, to the log and to the service manager.

@@ -68,23 +68,38 @@ pub(crate) struct Listeners {
     port: u16,
 }
 
+/// Where TCP clients are served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tcp<'a> {
+    /// Nowhere.
+    None,
+    /// On all addresses of the host.
+    Everywhere,
+    /// On these.
+    On(&'a [IpAddr]),
+}
+
 impl Listeners {
-    /// Opens them: TCP on `port` of every address, or of all addresses of the host if none is given; a Unix
-    /// socket in `unix_dir` if there is one. Port 0 takes a free port.
+    /// Opens them, TCP on `port` and a Unix socket in `unix_dir` if there is one. Port 0 takes a free port.
     ///
     /// If another daemon already serves the Unix socket this is logged, and the daemon runs without one.
-    pub(crate) fn open(addrs: &[IpAddr], port: u16, unix_dir: Option<&Path>) -> Result<Self, ListenError> {
+    pub(crate) fn open(on: Tcp<'_>, port: u16, unix_dir: Option<&Path>) -> Result<Self, ListenError> {
         let mut port = port;
         let mut tcp = Vec::new();
-        if addrs.is_empty() {
-            let listener = listen_everywhere(port)?;
-            port = local_port(&listener, port);
-            tcp.push(listener);
-        }
-        for addr in addrs {
-            let listener = listen_tcp(SocketAddr::new(*addr, port), false)?;
-            port = local_port(&listener, port);
-            tcp.push(listener);
+        match on {
+            Tcp::None => {}
+            Tcp::Everywhere => {
+                let listener = listen_everywhere(port)?;
+                port = local_port(&listener, port);
+                tcp.push(listener);
+            }
+            Tcp::On(addrs) => {
+                for addr in addrs {
+                    let listener = listen_tcp(SocketAddr::new(*addr, port), false)?;
+                    port = local_port(&listener, port);
+                    tcp.push(listener);
+                }
+            }
         }
         let mut unix = None;
         let mut file = None;
@@ -205,7 +220,7 @@ mod tests {
     fn stale_socket_is_replaced_and_removed_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
-        let listeners = Listeners::open(&loopback, 0, Some(dir.path())).unwrap();
+        let listeners = Listeners::open(Tcp::On(&loopback), 0, Some(dir.path())).unwrap();
         let path = listeners.unix_path().unwrap().to_owned();
         assert_eq!(path, dir.path().join(listeners.port().to_string()));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
@@ -235,15 +250,15 @@ mod tests {
     #[test]
     fn port_in_use_names_address_and_port() {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
-        let first = Listeners::open(&loopback, 0, None).unwrap();
-        let error = Listeners::open(&loopback, first.port(), None).unwrap_err();
+        let first = Listeners::open(Tcp::On(&loopback), 0, None).unwrap();
+        let error = Listeners::open(Tcp::On(&loopback), first.port(), None).unwrap_err();
         let expected = format!("TCP port {} on address 127.0.0.1 is in use", first.port());
         assert!(error.to_string().starts_with(&expected), "{error}");
     }
 
     #[test]
     fn foreign_address_is_named() {
-        let error = Listeners::open(&["192.0.2.1".parse().unwrap()], 0, None).unwrap_err();
+        let error = Listeners::open(Tcp::On(&["192.0.2.1".parse().unwrap()]), 0, None).unwrap_err();
         assert!(error.to_string().starts_with("address 192.0.2.1 does not belong to this host"), "{error}");
     }
 }

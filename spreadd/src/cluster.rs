@@ -1,0 +1,185 @@
+//! From `spread.conf` to what the daemon, its ring and its sessions need.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use spread_ring::{NodeId, RingConfig, Timers, Windows};
+
+use crate::config::{AuthMethod, Config, Segment, Timeouts, Use};
+use crate::daemon::{Member, Options, RingOptions};
+use crate::ring_driver::{Network, NodeAddr, SegmentAddr, interface_mtu, packet_len_max};
+use crate::session::{AccessError, AccessList, Auth, Method, Methods};
+
+/// MTU of a ring unless the interface of the daemon has a smaller one. Larger ones are not used by
+/// themselves: all hosts and switches of a ring would have to have them.
+const MTU: usize = 1500;
+
+/// Where the access file is looked for. spec: daemon-config 12
+const ACCESS_FILES: [&str; 2] = ["spread.access_ip", "/etc/spread.access_ip"];
+
+/// Why the options cannot be made from a configuration that was read without an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// There is no daemon of this number.
+    #[error("the configuration has no daemon number {0}")]
+    UnknownDaemon(u16),
+    /// The segment's port leaves no room for the token port.
+    #[error("port {0} has no next port, which the ring needs")]
+    Port(u16),
+    /// The access file of the `IP` method has an error.
+    #[error("{file}: {error}")]
+    Access {
+        /// The file.
+        file: &'static str,
+        /// What is wrong.
+        error: AccessError,
+    },
+    /// The access file of the `IP` method cannot be read.
+    #[error("cannot read {file}")]
+    AccessFile {
+        /// The file.
+        file: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+impl Options {
+    /// The options of the daemon with number `me` of a configuration.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn from_config(config: &Config, me: u16) -> Result<Self, ClusterError> {
+        let Some((daemon, segment, _)) = config.daemon(me) else {
+            return Err(ClusterError::UnknownDaemon(me));
+        };
+        let mut options = Self::alone(daemon.name, segment.port);
+        options.daemons = config
+            .daemons()
+            .map(|daemon| Member { name: daemon.name, id: daemon.virtual_id.cast_signed() })
+            .collect();
+        options.me = me;
+        if let Some(addrs) = daemon.listens_on(Use::CLIENT) {
+            let addrs: Vec<IpAddr> = addrs.map(|addr| addr.ip).collect();
+            // A stanza without an entry for clients: no TCP. With the wildcard: everywhere.
+            options.serve_tcp = !addrs.is_empty();
+            if !addrs.iter().any(IpAddr::is_unspecified) {
+                options.listen = addrs;
+            }
+        } else if shares_port(config, me) {
+            // Two daemons of one host on one port: each takes its own address only.
+            options.listen = vec![daemon.address.ip];
+        }
+        if let Some(messages) = config.options.max_session_messages {
+            options.limits.session_messages_max = usize::try_from(messages).unwrap_or(usize::MAX);
+        }
+        options.auth = auth(config)?;
+        if options.daemons.len() > 1 {
+            options.ring = Some(ring(config, me)?);
+        }
+        Ok(options)
+    }
+}
+
+/// Whether another configured daemon uses the same port on an address of this host, as in test set-ups.
+fn shares_port(config: &Config, me: u16) -> bool {
+    let addrs: Vec<SocketAddr> = config.socket_addrs().collect();
+    let Some(own) = addrs.get(usize::from(me)) else { return false };
+    (0u16..).zip(&addrs).any(|(node, addr)| {
+        node != me && addr.port() == own.port() && own.ip().is_loopback() && addr.ip().is_loopback()
+    })
+}
+
+fn auth(config: &Config) -> Result<Auth, ClusterError> {
+    let methods = |list: &[AuthMethod]| {
+        list.iter().fold(Methods::NONE, |set, method| {
+            set.with(match method {
+                AuthMethod::Null => Method::Null,
+                AuthMethod::Ip => Method::Ip,
+            })
+        })
+    };
+    let allowed = methods(&config.options.allowed_auth());
+    let required = methods(config.options.required_auth_methods.as_deref().unwrap_or_default());
+    let mut access = AccessList::default();
+    if allowed.contains(Method::Ip) || required.contains(Method::Ip) {
+        match ACCESS_FILES.into_iter().find(|file| Path::new(file).exists()) {
+            Some(file) => {
+                let text = std::fs::read_to_string(file)
+                    .map_err(|source| ClusterError::AccessFile { file, source })?;
+                access = AccessList::parse(&text).map_err(|error| ClusterError::Access { file, error })?;
+            }
+            None => {
+                tracing::warn!(
+                    "The IP method is configured, but there is no file spread.access_ip: it refuses everybody."
+                );
+            }
+        }
+    }
+    Ok(Auth { allowed, required, access })
+}
+
+fn ring(config: &Config, me: u16) -> Result<RingOptions, ClusterError> {
+    let (nodes, mut segments) = (nodes(config), Vec::new());
+    for segment in &config.segments {
+        if segment.port == u16::MAX {
+            return Err(ClusterError::Port(segment.port));
+        }
+        segments.push(SegmentAddr { multicast: multicast(segment) });
+    }
+    let mut ring = RingConfig::new(NodeId(me), config.segment_numbers(), config.ring_hash());
+    if let Some(own) = nodes.get(usize::from(me)).and_then(|node| node.addrs.first()) {
+        ring.packet_len_max = packet_len_max(interface_mtu(*own).unwrap_or(MTU).min(MTU), *own);
+    }
+    ring.timers = if config.is_wide_area() { Timers::wan() } else { Timers::lan() };
+    if let Some(timeouts) = &config.options.timeouts {
+        configured(&mut ring.timers, timeouts);
+    }
+    ring.windows = Windows {
+        window: config.options.window,
+        personal: config.options.personal_window,
+        accelerated: config.options.accelerated_window,
+    };
+    Ok(RingOptions::new(ring, Network { nodes, segments }))
+}
+
+fn nodes(config: &Config) -> Vec<NodeAddr> {
+    let daemons = (0u16..).zip(&config.segments);
+    daemons
+        .flat_map(|(number, segment)| {
+            segment.daemons.iter().map(move |daemon| {
+                let mut addrs = vec![daemon.address.ip];
+                for addr in daemon.listens_on(Use::DAEMON).into_iter().flatten() {
+                    if !addr.ip.is_unspecified() && !addr.ip.is_multicast() && !addrs.contains(&addr.ip) {
+                        addrs.push(addr.ip);
+                    }
+                }
+                NodeAddr { segment: number, addrs, port: segment.port }
+            })
+        })
+        .collect()
+}
+
+/// The address that reaches all daemons of a segment at once; a segment of one needs none.
+fn multicast(segment: &Segment) -> Option<SocketAddr> {
+    let single = segment.daemons.len() < 2;
+    let addr = segment.addresses.first().filter(|_| !single)?;
+    let of_a_daemon = segment.daemons.iter().any(|daemon| daemon.address.ip == addr.ip);
+    (!of_a_daemon).then(|| SocketAddr::new(addr.ip, segment.port))
+}
+
+/// The words of the file for the timers of our ring. spec: ring-protocol 4.9
+fn configured(timers: &mut Timers, timeouts: &Timeouts) {
+    timers.token = timeouts.token;
+    timers.rto_max = timeouts.hurry.max(timers.rto_min);
+    timers.presence = timeouts.alive;
+    // As many lost presence messages as with the defaults, but a daemon must be known to be dead before the
+    // token counts as lost.
+    timers.dead = (timeouts.alive * 4).min(timeouts.token * 4 / 5).max(Duration::from_millis(1));
+    timers.join = timeouts.join;
+    timers.consensus = timeouts.gather;
+    timers.commit = timeouts.form;
+    timers.probe_max = timeouts.lookup;
+}
