@@ -197,8 +197,18 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Sockets are bound to addresses; which interface has the address is the system's to know.
+    fn scope(&mut self, address: &ConfigAddr, span: &Range<usize>) {
+        if let Some(scope) = &address.scope {
+            let message =
+                format!("`%{scope}` has no effect: the interface with the daemon's address is used");
+            self.warn(WarningClass::NotHonored, span, message);
+        }
+    }
+
     fn segment_address(&mut self, address: &At<ConfigAddr>) {
         let ip = address.value.ip;
+        self.scope(&address.value, &address.span);
         if ip.is_unspecified() {
             let problem = Problem::new(
                 ErrorClass::Value,
@@ -230,6 +240,7 @@ impl<'a> Checker<'a> {
         let id = self.virtual_id(node, name.as_ref());
         let (address, place) = address?;
         self.unique_address(&address, port, &place);
+        self.scope(&address, &place);
         let interfaces = node.interfaces.as_ref().map(|stanza| {
             self.covers_address(stanza, &address);
             let entry = |i: &Entry| Interface { address: i.value.0.clone(), uses: i.value.1 };

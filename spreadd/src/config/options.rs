@@ -252,14 +252,22 @@ pub struct Timeouts {
 /// Why an option that is accepted changes nothing here; `None` for those that the daemon obeys. Keep in step
 /// with `docs/reference/spread.conf.md`.
 pub(super) fn not_honored(word: &str, value: &Value<'_>) -> Option<&'static str> {
-    match (word, value) {
-        ("RepTimeout" | "SegTimeout", _) => Some("the ring has no such phase"),
+    Some(match (word, value) {
+        ("DebugFlags" | "EventPriority", _) => "what is logged is set with --log-level",
+        ("EventLogFile", _) => "the log goes to standard error",
+        ("EventTimeStamp" | "EventPreciseTimeStamp", _) => "the log has time stamps of its own form",
+        ("DangerousMonitor", Value::Bool(true)) => "the monitor of Spread 5 is not served",
         ("SocketPortReuse", Value::Reuse(PortReuse::Off)) => {
-            Some("listeners always set SO_REUSEADDR, which on this system cannot admit a second listener")
+            "listeners always set SO_REUSEADDR, which on this system cannot admit a second listener"
         }
-        ("DangerousMonitor", Value::Bool(true)) => Some("there is no monitor port to be dangerous"),
-        _ => None,
-    }
+        ("RuntimeDir", _) => "the daemon stays in the directory it was started in",
+        ("DaemonUser" | "DaemonGroup", _) => "the daemon keeps the user and group it was started with",
+        ("RepTimeout" | "SegTimeout", _) => "the ring has no such phase",
+        ("IgnoreMulticastJoinErrors", Value::Bool(true)) => {
+            "a multicast group that cannot be joined is fatal"
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
