@@ -2,13 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
-use spread_ring::{NodeId, RingConfig, Timers, Windows};
-
-use crate::config::{AuthMethod, Config, Segment, Timeouts, Use};
+use crate::config::{AuthMethod, Config, SystemHost, Use};
 use crate::daemon::{Member, Options, RingOptions};
-use crate::ring_driver::{Network, NodeAddr, SegmentAddr, interface_mtu, packet_len_max};
+use crate::ring_driver::{interface_mtu, packet_len_max};
 use crate::session::{AccessError, AccessList, Auth, Method, Methods};
 
 /// MTU of a ring unless the interface of the daemon has a smaller one. Larger ones are not used by
@@ -25,9 +22,6 @@ pub enum ClusterError {
     /// There is no daemon of this number.
     #[error("the configuration has no daemon number {0}")]
     UnknownDaemon(u16),
-    /// The segment's port leaves no room for the token port.
-    #[error("port {0} has no next port, which the ring needs")]
-    Port(u16),
     /// The access file of the `IP` method has an error.
     #[error("{file}: {error}")]
     Access {
@@ -77,7 +71,7 @@ impl Options {
         }
         options.auth = auth(config)?;
         if options.daemons.len() > 1 {
-            options.ring = Some(ring(config, me)?);
+            options.ring = Some(ring(config, me));
         }
         Ok(options)
     }
@@ -121,65 +115,11 @@ fn auth(config: &Config) -> Result<Auth, ClusterError> {
     Ok(Auth { allowed, required, access })
 }
 
-fn ring(config: &Config, me: u16) -> Result<RingOptions, ClusterError> {
-    let (nodes, mut segments) = (nodes(config), Vec::new());
-    for segment in &config.segments {
-        if segment.port == u16::MAX {
-            return Err(ClusterError::Port(segment.port));
-        }
-        segments.push(SegmentAddr { multicast: multicast(segment) });
-    }
-    let mut ring = RingConfig::new(NodeId(me), config.segment_numbers(), config.ring_hash());
-    if let Some(own) = nodes.get(usize::from(me)).and_then(|node| node.addrs.first()) {
+fn ring(config: &Config, me: u16) -> RingOptions {
+    let network = config.network(me, &SystemHost);
+    let mut ring = config.ring_config(me);
+    if let Some(own) = network.nodes.get(usize::from(me)).and_then(|node| node.addrs.first()) {
         ring.packet_len_max = packet_len_max(interface_mtu(*own).unwrap_or(MTU).min(MTU), *own);
     }
-    ring.timers = if config.is_wide_area() { Timers::wan() } else { Timers::lan() };
-    if let Some(timeouts) = &config.options.timeouts {
-        configured(&mut ring.timers, timeouts);
-    }
-    ring.windows = Windows {
-        window: config.options.window,
-        personal: config.options.personal_window,
-        accelerated: config.options.accelerated_window,
-    };
-    Ok(RingOptions::new(ring, Network { nodes, segments }))
-}
-
-fn nodes(config: &Config) -> Vec<NodeAddr> {
-    let daemons = (0u16..).zip(&config.segments);
-    daemons
-        .flat_map(|(number, segment)| {
-            segment.daemons.iter().map(move |daemon| {
-                let mut addrs = vec![daemon.address.ip];
-                for addr in daemon.listens_on(Use::DAEMON).into_iter().flatten() {
-                    if !addr.ip.is_unspecified() && !addr.ip.is_multicast() && !addrs.contains(&addr.ip) {
-                        addrs.push(addr.ip);
-                    }
-                }
-                NodeAddr { segment: number, addrs, port: segment.port }
-            })
-        })
-        .collect()
-}
-
-/// The address that reaches all daemons of a segment at once; a segment of one needs none.
-fn multicast(segment: &Segment) -> Option<SocketAddr> {
-    let single = segment.daemons.len() < 2;
-    let addr = segment.addresses.first().filter(|_| !single)?;
-    let of_a_daemon = segment.daemons.iter().any(|daemon| daemon.address.ip == addr.ip);
-    (!of_a_daemon).then(|| SocketAddr::new(addr.ip, segment.port))
-}
-
-/// The words of the file for the timers of our ring. spec: ring-protocol 4.9
-fn configured(timers: &mut Timers, timeouts: &Timeouts) {
-    timers.token = timeouts.token;
-    timers.rto_max = timeouts.hurry.max(timers.rto_min);
-    timers.presence = timeouts.alive;
-    // As many lost presence messages as with the defaults, but a daemon must be known to be dead before the
-    // token counts as lost.
-    timers.dead = (timeouts.alive * 4).min(timeouts.token * 4 / 5).max(Duration::from_millis(1));
-    timers.join = timeouts.join;
-    timers.consensus = timeouts.gather;
-    timers.commit = timeouts.form;
-    timers.probe_max = timeouts.lookup;
+    RingOptions::new(ring, network)
 }
