@@ -262,11 +262,11 @@ fn rubbish_from_anywhere_changes_nothing() {
         let mut bytes: Vec<u8> = (0..i % 1500)
             .map(|_| {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                (state >> 33) as u8
+                (state >> 33).to_le_bytes()[0]
             })
             .collect();
         if i % 2 == 0 && bytes.len() > 8 {
-            bytes[..8].copy_from_slice(&[0x53, 0x52, 1, (i % 11) as u8, 3, 3, 3, 3]);
+            bytes[..8].copy_from_slice(&[0x53, 0x52, 1, i.to_le_bytes()[0] % 11, 3, 3, 3, 3]);
         }
         for node in &network.nodes {
             let port = node.port + u16::from(i % 3 == 0);

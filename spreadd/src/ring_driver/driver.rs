@@ -439,7 +439,7 @@ impl<E: Engine, U: Upper> Driver<E, U> {
                         packets += 1;
                         self.stats.drop(reason);
                     }
-                    if reason != DropReason::Own {
+                    if self.stats.dropped(reason).is_power_of_two() {
                         self.blackbox.note(now, What::Dropped, None, reason as u64, received.len as u64);
                     }
                     continue;
@@ -461,13 +461,11 @@ impl<E: Engine, U: Upper> Driver<E, U> {
                     }
                     Err(reason) => {
                         self.stats.drop(reason);
-                        self.blackbox.note(
-                            now,
-                            What::Dropped,
-                            Some(source),
-                            reason as u64,
-                            range.len() as u64,
-                        );
+                        // A flood must not push everything else out.
+                        if self.stats.dropped(reason).is_power_of_two() {
+                            let len = range.len() as u64;
+                            self.blackbox.note(now, What::Dropped, Some(source), reason as u64, len);
+                        }
                     }
                 }
             }

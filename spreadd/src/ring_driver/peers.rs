@@ -6,7 +6,12 @@
 //!
 //! A session is *known* once a packet of it was verified, and *usable* once the engine says so: when the
 //! peer listed this process among those it hears. Recordings of earlier lives of a daemon can make sessions
-//! known but never usable, so they can neither push out the true one nor bring data or tokens in.
+//! known but not usable, so they can neither push out the true one nor bring data or tokens in.
+//!
+//! Difference from the design: a session that another one replaced is not refused for ever. A late packet
+//! of a former life may have been taken for the newer one, and then the living daemon must get back; the
+//! engine decides when. What protects against recordings is the replay window, whose end is remembered
+//! when a session is forgotten.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,12 +28,18 @@ use super::transport::Transport;
 /// Sessions of one node with a replay window: the usable one and candidates.
 const SESSIONS_MAX: usize = 5;
 
-/// New sessions of a node that are looked at in one [`NEW_PERIOD`].
+/// New sessions of a node that are taken in one [`NEW_PERIOD`].
 const NEW_MAX: u32 = 4;
+
+/// Packets of unknown sessions of a node that are verified in one [`NEW_PERIOD`]. Verifying one costs some
+/// microseconds for its key, and a forger who knows the addresses can send many; the signs of life of a
+/// restarted daemon must get through between them.
+const TRIES_MAX: u32 = 100;
+
 const NEW_PERIOD: Duration = Duration::from_secs(1);
 
-/// Former usable sessions remembered per node.
-const SUPERSEDED_MAX: usize = 1024;
+/// Forgotten sessions per node of which the last counter is remembered.
+const FORMER_MAX: usize = 1024;
 
 struct Session {
     id: u64,
@@ -40,9 +51,11 @@ struct Session {
 #[derive(Default)]
 struct Peer {
     sessions: Vec<Session>,
-    superseded: VecDeque<u64>,
-    new_since: Nanos,
-    new_count: u32,
+    /// Forgotten sessions and their highest counters.
+    former: VecDeque<(u64, u64)>,
+    period: Nanos,
+    tries: u32,
+    taken: u32,
 }
 
 /// A packet that passed all checks.
@@ -113,7 +126,7 @@ impl Peers {
         let len = sealer.open(Mid { node: source, session }, packet)?;
         let entry = match known {
             Some(index) => &mut peer.sessions[index],
-            None => peer.introduce(session),
+            None => peer.introduce(session)?,
         };
         if !entry.window.is_new(counter) {
             return Err(DropReason::Replay);
@@ -126,61 +139,58 @@ impl Peers {
         Ok(Admitted { len, session, usable: entry.usable })
     }
 
-    /// The engine holds this session as the usable one of the node; an earlier one is over for ever.
+    /// The engine holds this session as the usable one of the node, in place of any other.
     pub(super) fn confirm(&mut self, node: NodeId, session: u64) {
         let Some(peer) = self.peers.get_mut(node.index()) else { return };
-        if !peer.sessions.iter().any(|s| s.id == session && !s.usable) {
-            return;
-        }
-        let superseded = &mut peer.superseded;
-        peer.sessions.retain_mut(|s| {
-            if s.id == session {
-                s.usable = true;
-            } else if s.usable {
-                if superseded.len() >= SUPERSEDED_MAX {
-                    superseded.pop_front();
-                }
-                superseded.push_back(s.id);
-                return false;
+        if peer.sessions.iter().any(|s| s.id == session) {
+            for entry in &mut peer.sessions {
+                entry.usable = entry.id == session;
             }
-            true
-        });
+        }
     }
 }
 
 impl Peer {
-    /// Whether a packet of an unknown session is worth the cost of opening it.
+    /// Whether a packet of an unknown session is worth the cost of verifying it.
     fn may_introduce(&mut self, now: Nanos, session: u64, introduces: bool) -> Result<(), DropReason> {
-        if session == 0 || !introduces || self.superseded.contains(&session) {
+        if session == 0 || !introduces {
             return Err(DropReason::Session);
         }
-        if now.since(self.new_since) >= NEW_PERIOD {
-            self.new_since = now;
-            self.new_count = 0;
+        if now.since(self.period) >= NEW_PERIOD {
+            self.period = now;
+            self.tries = 0;
+            self.taken = 0;
         }
-        if self.new_count >= NEW_MAX {
+        if self.tries >= TRIES_MAX || self.taken >= NEW_MAX {
             return Err(DropReason::SessionRate);
         }
-        self.new_count += 1;
+        self.tries += 1;
         Ok(())
     }
 
-    /// Adds a session, in place of the candidate that was silent the longest if there are too many.
-    fn introduce(&mut self, session: u64) -> &mut Session {
+    /// Adds a verified session, in place of the candidate that was silent the longest if there are too many.
+    fn introduce(&mut self, session: u64) -> Result<&mut Session, DropReason> {
+        self.taken += 1;
         if self.sessions.len() >= SESSIONS_MAX {
             let oldest = (0..self.sessions.len())
                 .filter(|i| !self.sessions[*i].usable)
                 .min_by_key(|i| self.sessions[*i].last)
-                .unwrap_or(0);
-            self.sessions.swap_remove(oldest);
+                .ok_or(DropReason::SessionRate)?;
+            let forgotten = self.sessions.swap_remove(oldest);
+            if self.former.len() >= FORMER_MAX {
+                self.former.pop_front();
+            }
+            self.former.push_back((forgotten.id, forgotten.window.highest()));
         }
-        self.sessions.push(Session {
-            id: session,
-            usable: false,
-            window: ReplayWindow::new(),
-            last: Nanos(0),
-        });
-        self.sessions.last_mut().expect("pushed above")
+        let window = match self.former.iter().position(|(id, _)| *id == session) {
+            Some(index) => {
+                let (_, highest) = self.former.remove(index).unwrap_or_default();
+                ReplayWindow::after(highest)
+            }
+            None => ReplayWindow::after(0),
+        };
+        self.sessions.push(Session { id: session, usable: false, window, last: Nanos(0) });
+        self.sessions.last_mut().ok_or(DropReason::SessionRate)
     }
 }
 
@@ -323,34 +333,64 @@ mod tests {
     }
 
     #[test]
-    fn a_superseded_session_never_comes_back() {
+    fn a_replaced_session_is_heard_but_brings_no_data() {
         let mut bob = Bob::new();
         let (mut first, mut second) = (Alice::new(7), Alice::new(8));
-        bob.admit(0, &first.send(PRESENCE)).unwrap();
+        let recorded = first.send(PRESENCE);
+        bob.admit(0, &recorded).unwrap();
         bob.peers.confirm(ALICE, 7);
         bob.admit(0, &second.send(PRESENCE)).unwrap();
         assert_eq!(bob.admit(0, &first.send(DATA)), Ok(true));
         bob.peers.confirm(ALICE, 8);
-        assert_eq!(bob.admit(5000, &first.send(PRESENCE)), Err(DropReason::Session));
-        assert_eq!(bob.admit(5000, &first.send(DATA)), Err(DropReason::Session));
+        assert_eq!(bob.admit(5000, &recorded), Err(DropReason::Replay));
+        assert_eq!(bob.admit(5000, &first.send(DATA)), Err(DropReason::NotUsable));
         assert_eq!(bob.admit(5000, &second.send(DATA)), Ok(true));
-        // Nor does a late confirmation of it change anything.
+        // The engine may find that it was the living one after all.
+        assert_eq!(bob.admit(5000, &first.send(PRESENCE)), Ok(false));
         bob.peers.confirm(ALICE, 7);
-        assert_eq!(bob.admit(5000, &second.send(DATA)), Ok(true));
+        assert_eq!(bob.admit(5000, &first.send(DATA)), Ok(true));
+        assert_eq!(bob.admit(5000, &second.send(DATA)), Err(DropReason::NotUsable));
     }
 
     #[test]
-    fn new_sessions_are_looked_at_four_times_a_second() {
+    fn a_recording_of_a_forgotten_session_stays_a_replay() {
+        let mut bob = Bob::new();
+        let mut first = Alice::new(7);
+        let recorded: Vec<_> = (0..5).map(|_| first.send(PRESENCE)).collect();
+        for packet in &recorded[..4] {
+            bob.admit(0, packet).unwrap();
+        }
+        for other in 0..10 {
+            bob.admit(1000 + other * 500, &Alice::new(100 + other).send(PRESENCE)).unwrap();
+        }
+        assert!(bob.peers.peers[0].sessions.iter().all(|s| s.id != 7));
+        for packet in &recorded[..4] {
+            assert_eq!(bob.admit(9000, packet), Err(DropReason::Replay));
+        }
+        assert_eq!(bob.admit(9000, &recorded[4]), Ok(false));
+    }
+
+    #[test]
+    fn forged_sessions_are_tried_a_hundred_times_a_second() {
         let mut bob = Bob::new();
         let mut forged = Alice::new(7).send(PRESENCE);
         forged[40] ^= 1;
-        for session in 0..20u64 {
+        for session in 0..200u64 {
             forged[8..16].copy_from_slice(&(session + 1).to_le_bytes());
-            let expected = if session < 4 { DropReason::Tag } else { DropReason::SessionRate };
+            let expected = if session < 100 { DropReason::Tag } else { DropReason::SessionRate };
             assert_eq!(bob.admit(5000, &forged), Err(expected));
         }
         assert_eq!(bob.admit(5999, &Alice::new(9).send(PRESENCE)), Err(DropReason::SessionRate));
         assert_eq!(bob.admit(6000, &Alice::new(9).send(PRESENCE)), Ok(false));
+    }
+
+    #[test]
+    fn four_sessions_a_second_are_taken() {
+        let mut bob = Bob::new();
+        for session in 1..=10 {
+            let expected = if session <= 4 { Ok(false) } else { Err(DropReason::SessionRate) };
+            assert_eq!(bob.admit(5000, &Alice::new(session).send(PRESENCE)), expected);
+        }
     }
 
     #[test]
@@ -360,7 +400,7 @@ mod tests {
             bob.admit(session * 1000, &Alice::new(session).send(PRESENCE)).unwrap();
             bob.peers.confirm(ALICE, session);
         }
-        assert_eq!(bob.peers.peers[0].superseded.len(), SUPERSEDED_MAX);
-        assert_eq!(bob.peers.peers[0].sessions.len(), 1);
+        assert_eq!(bob.peers.peers[0].former.len(), FORMER_MAX);
+        assert_eq!(bob.peers.peers[0].sessions.len(), SESSIONS_MAX);
     }
 }

@@ -16,8 +16,15 @@ pub(super) struct ReplayWindow {
 }
 
 impl ReplayWindow {
-    pub(super) fn new() -> Self {
-        Self { highest: 0, seen: [0; WORDS] }
+    /// A window for a session of which all counters up to `highest` may have been seen.
+    pub(super) fn after(highest: u64) -> Self {
+        let seen = if highest == 0 { [0; WORDS] } else { [u64::MAX; WORDS] };
+        Self { highest, seen }
+    }
+
+    /// The highest counter seen.
+    pub(super) fn highest(&self) -> u64 {
+        self.highest
     }
 
     /// Whether the counter is new.
@@ -65,15 +72,15 @@ mod tests {
 
     #[test]
     fn zero_is_never_new() {
-        assert!(!ReplayWindow::new().is_new(0));
-        let mut window = ReplayWindow::new();
+        assert!(!ReplayWindow::after(0).is_new(0));
+        let mut window = ReplayWindow::after(0);
         window.mark(5);
         assert!(!window.is_new(0));
     }
 
     #[test]
     fn the_end_of_the_number_range_is_usable() {
-        let mut window = ReplayWindow::new();
+        let mut window = ReplayWindow::after(0);
         window.mark(u64::MAX - 1);
         window.mark(u64::MAX);
         assert!(!window.is_new(u64::MAX));
@@ -81,11 +88,20 @@ mod tests {
         assert!(!window.is_new(u64::MAX - WINDOW));
     }
 
+    #[test]
+    fn nothing_up_to_a_remembered_counter_is_new() {
+        let mut window = ReplayWindow::after(10_000);
+        assert!((9_000..=10_000).all(|counter| !window.is_new(counter)));
+        window.mark(10_100);
+        assert!((9_000..=10_000).all(|counter| !window.is_new(counter)));
+        assert!((10_001..10_100).all(|counter| window.is_new(counter)));
+    }
+
     proptest! {
         /// Against a set of all counters ever marked.
         #[test]
         fn equals_a_set_with_a_lower_bound(steps in prop::collection::vec((0u8..4, 0u64..9000), 1..400)) {
-            let mut window = ReplayWindow::new();
+            let mut window = ReplayWindow::after(0);
             let mut model = BTreeSet::new();
             let mut highest = 0u64;
             for (kind, by) in steps {

@@ -357,10 +357,10 @@ pub(super) mod tests {
         let me = mid(3, 77);
         let mut aead = Aead::new(b"c", me, keys("1 HEX active"), Protection::Sealed);
         let mut checksum = Checksum::default();
-        let packet = sealed(&mut aead, &plain(me, 1, b"body"));
-        assert_eq!(checksum.open(me, &mut packet.clone()), Err(DropReason::Key));
-        let packet = sealed(&mut checksum, &plain(me, 1, &[0; 40]));
-        assert_eq!(aead.open(me, &mut packet.clone()), Err(DropReason::Key));
+        let mut packet = sealed(&mut aead, &plain(me, 1, b"body"));
+        assert_eq!(checksum.open(me, &mut packet), Err(DropReason::Key));
+        let mut packet = sealed(&mut checksum, &plain(me, 1, &[0; 40]));
+        assert_eq!(aead.open(me, &mut packet), Err(DropReason::Key));
     }
 
     #[test]

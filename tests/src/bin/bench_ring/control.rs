@@ -19,14 +19,15 @@ const WARM_MS: u64 = 300;
 /// One process.
 struct Node {
     child: Child,
-    input: ChildStdin,
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
 impl Node {
     fn tell(&mut self, line: &str) -> Result<()> {
-        writeln!(self.input, "{line}")?;
-        Ok(self.input.flush()?)
+        let input = self.input.as_mut().context("finished")?;
+        writeln!(input, "{line}")?;
+        Ok(input.flush()?)
     }
 
     fn hear(&mut self) -> Result<String> {
@@ -35,6 +36,13 @@ impl Node {
         let line = line.trim().to_owned();
         ensure!(!line.starts_with("error"), "{line}");
         Ok(line)
+    }
+
+    /// The end of its input is the end of a node.
+    fn finish(mut self) {
+        self.input = None;
+        // The answer does not matter, only that it ends.
+        let _ = self.child.wait();
     }
 
     fn ask(&mut self, line: &str) -> Result<String> {
@@ -50,12 +58,26 @@ impl Drop for Node {
     }
 }
 
+/// How the processes are started.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Run the daemons under `perf record` and leave the files in the current folder.
+    #[arg(long)]
+    pub(crate) perf: bool,
+    /// Personal window in packets; the engine's own rule without it.
+    #[arg(long)]
+    pub(crate) personal: Option<u16>,
+    /// Show what the daemons counted.
+    #[arg(long)]
+    pub(crate) report: bool,
+}
+
 /// One process per host.
 pub(crate) struct Cluster<'a> {
     net: &'a Net,
     name: &'static str,
     sealed: bool,
-    perf: bool,
+    options: Options,
     nodes: Vec<Option<Node>>,
 }
 
@@ -69,8 +91,8 @@ fn now() -> Result<u64> {
 }
 
 impl<'a> Cluster<'a> {
-    pub(crate) fn start(net: &'a Net, name: &'static str, sealed: bool, perf: bool) -> Result<Self> {
-        let mut cluster = Self { net, name, sealed, perf, nodes: Vec::new() };
+    pub(crate) fn start(net: &'a Net, name: &'static str, sealed: bool, options: Options) -> Result<Self> {
+        let mut cluster = Self { net, name, sealed, options, nodes: Vec::new() };
         for index in 0..net.hosts().len() {
             let node = cluster.spawn(index)?;
             cluster.nodes.push(Some(node));
@@ -79,7 +101,18 @@ impl<'a> Cluster<'a> {
         Ok(cluster)
     }
 
-    pub(crate) fn stop(self) {}
+    /// Lets the daemons leave, and waits for them.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        if self.options.report {
+            for report in self.reports()? {
+                println!("{}: {report}", self.name);
+            }
+        }
+        for node in self.nodes.drain(..).flatten() {
+            node.finish();
+        }
+        Ok(())
+    }
 
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
@@ -89,7 +122,7 @@ impl<'a> Cluster<'a> {
         let host = self.net.host(index);
         let program = std::env::current_exe()?;
         let mut command: Command;
-        if self.perf {
+        if self.options.perf {
             command = host.command("perf");
             command.args(["record", "-q", "-g", "-o", &format!("perf.{}.{index}", self.name)]).arg(program);
         } else {
@@ -98,11 +131,14 @@ impl<'a> Cluster<'a> {
         let port = if self.sealed { 4903 } else { 4803 };
         command.args(["node", "--me", &index.to_string(), "--count", &self.net.hosts().len().to_string()]);
         command.args(["--port", &port.to_string()]);
+        if let Some(personal) = self.options.personal {
+            command.args(["--personal", &personal.to_string()]);
+        }
         if self.sealed {
             command.arg("--sealed");
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let input = child.stdin.take().context("no pipe")?;
+        let input = Some(child.stdin.take().context("no pipe")?);
         let output = BufReader::new(child.stdout.take().context("no pipe")?);
         Ok(Node { child, input, output })
     }
@@ -202,11 +238,12 @@ impl<'a> Cluster<'a> {
             _ => format!("bare-receive {}", ms + 100),
         })?;
         let first = numbers(&answers[0])?;
-        let [_, sent, parts] = first[..] else { bail!("{first:?}") };
+        let [_, sent, parts, cpu] = first[..] else { bail!("{first:?}") };
         let mut sample = Sample { messages_per_second: f64::INFINITY, ..Sample::default() };
+        sample.cpu_us = cpu as f64 / 1e3 / (sent / parts).max(1) as f64;
         for answer in &answers[1..] {
             let answer = numbers(answer)?;
-            let [time, count, bytes, _, cpu] = answer[..] else { bail!("{answer:?}") };
+            let [time, count, bytes, cpu, ..] = answer[..] else { bail!("{answer:?}") };
             let seconds = (time as f64 / 1e9).max(1e-9);
             let rate = (count / parts) as f64 / seconds;
             if rate < sample.messages_per_second {
@@ -215,6 +252,25 @@ impl<'a> Cluster<'a> {
             }
             sample.lost = sample.lost.max(sent.saturating_sub(count));
             sample.cpu_us += cpu as f64 / 1e3 / (count / parts).max(1) as f64;
+        }
+        Ok(sample)
+    }
+
+    /// Single datagrams, from the first host to all others.
+    pub(crate) fn bare_paced(&mut self, size: usize, ms: u64, rate: u64) -> Result<Sample> {
+        self.ask_all(|_| "bare-open 1".into())?;
+        let answers = self.ask_all(|index| match index {
+            0 => format!("bare-pace {size} {ms} {rate}"),
+            _ => format!("bare-receive {}", ms + 100),
+        })?;
+        let mut sample = Sample::default();
+        for answer in &answers[1..] {
+            let answer = numbers(answer)?;
+            let [_, count, _, _, p50, p99, max] = answer[..] else { bail!("{answer:?}") };
+            sample.count += count;
+            sample.p50_us = sample.p50_us.max(p50 as f64 / 1e3);
+            sample.p99_us = sample.p99_us.max(p99 as f64 / 1e3);
+            sample.max_us = sample.max_us.max(max as f64 / 1e3);
         }
         Ok(sample)
     }
@@ -250,7 +306,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// What the daemons counted.
-    pub(crate) fn reports(&mut self) -> Result<Vec<String>> {
+    fn reports(&mut self) -> Result<Vec<String>> {
         self.living().map(|node| node.ask("report")).collect()
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
-use control::Cluster;
+use control::{Cluster, Options};
 use report::{Sample, median, row};
 use tests::netns::Net;
 
@@ -44,9 +44,8 @@ struct Args {
     /// Kills in the part `kill`.
     #[arg(long, default_value_t = 6)]
     kills: usize,
-    /// Run the daemons under `perf record` and leave the files in the current folder.
-    #[arg(long)]
-    perf: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 #[derive(Subcommand)]
@@ -68,14 +67,14 @@ fn main() -> Result<()> {
     println!("processors: {}", std::thread::available_parallelism().map_or(0, std::num::NonZero::get));
     for &count in &args.daemons {
         let net = Net::new(count)?;
-        let mut cluster = Cluster::start(&net, "plain", false, args.perf)?;
+        let mut cluster = Cluster::start(&net, "plain", false, args.options)?;
         if has("throughput") {
             throughput(&args, &mut cluster)?;
         }
         if has("sealed") {
-            let mut sealed = Cluster::start(&net, "sealed", true, args.perf)?;
+            let mut sealed = Cluster::start(&net, "sealed", true, args.options)?;
             sealed_throughput(&args, &mut cluster, &mut sealed)?;
-            sealed.stop();
+            sealed.stop()?;
         }
         if has("latency") {
             latency(&args, &mut cluster)?;
@@ -86,7 +85,7 @@ fn main() -> Result<()> {
         if has("idle") {
             idle(&mut cluster)?;
         }
-        cluster.stop();
+        cluster.stop()?;
     }
     Ok(())
 }
@@ -163,6 +162,10 @@ fn latency(args: &Args, cluster: &mut Cluster<'_>) -> Result<()> {
             samples.iter().map(|s| s.count).sum::<u64>()
         );
     };
+    if count > 1 {
+        let bare: Result<Vec<_>> = (0..args.repeats).map(|_| cluster.bare_paced(100, ms, 50)).collect();
+        print("bare datagram to all others, idle", &bare?);
+    }
     let mut rounds = |service: &str, rate: u64, senders: &[usize]| -> Result<Vec<Sample>> {
         (0..args.repeats).map(|_| cluster.paced(100, service, ms, rate, senders)).collect()
     };

@@ -35,6 +35,9 @@ pub(crate) struct NodeArgs {
     /// Encrypt.
     #[arg(long)]
     sealed: bool,
+    /// Packets in one visit.
+    #[arg(long)]
+    personal: Option<u16>,
 }
 
 /// Beginning of every message: time of submission, number of the message from its sender.
@@ -55,7 +58,7 @@ struct Shared {
     submitted: AtomicU64,
     /// Messages to submit, with their times.
     paced: Mutex<VecDeque<u64>>,
-    latency: Mutex<Option<Histogram>>,
+    latency: Mutex<Histogram>,
     /// Time and number of members of each regular configuration.
     confs: Mutex<Vec<(u64, usize)>>,
     /// Hash of the order after so many deliveries of the configuration.
@@ -86,7 +89,6 @@ struct Synthetic {
     count: u64,
     hash: u64,
     batch: (u64, u64),
-    histogram: Option<Histogram>,
 }
 
 impl Synthetic {
@@ -132,8 +134,10 @@ impl Synthetic {
         }
         self.batch.0 += 1;
         self.batch.1 += body.len() as u64;
-        if let Some(histogram) = &mut self.histogram {
-            histogram.add(now().saturating_sub(time));
+        if self.shared.measure.load(Ordering::Relaxed)
+            && let Ok(mut latency) = self.shared.latency.lock()
+        {
+            latency.add(now().saturating_sub(time));
         }
     }
 }
@@ -169,15 +173,6 @@ impl Upper for Synthetic {
         self.shared.delivered.fetch_add(self.batch.0, Ordering::Relaxed);
         self.shared.bytes.fetch_add(self.batch.1, Ordering::Relaxed);
         self.batch = (0, 0);
-        let measure = self.shared.measure.load(Ordering::Relaxed);
-        if measure && self.histogram.is_none() {
-            self.histogram = Some(Histogram::new());
-        } else if !measure
-            && let Some(histogram) = self.histogram.take()
-            && let Ok(mut latency) = self.shared.latency.lock()
-        {
-            *latency = Some(histogram);
-        }
     }
 }
 
@@ -198,7 +193,8 @@ pub(crate) fn run(args: &NodeArgs) -> Result<()> {
             .collect(),
         segments: vec![SegmentAddr { multicast: (args.count > 1).then(|| group(args.port)) }],
     };
-    let ring = RingConfig::new(NodeId(args.me), vec![0; usize::from(args.count)], [7; 16]);
+    let mut ring = RingConfig::new(NodeId(args.me), vec![0; usize::from(args.count)], [7; 16]);
+    ring.windows.personal = args.personal;
     let mut config = DriverConfig::new(ring, new_boot(0)?, network);
     if args.sealed {
         config.keys = Some(KeyRing::parse(&format!("1 {} active", "5a".repeat(32)))?);
@@ -213,7 +209,6 @@ pub(crate) fn run(args: &NodeArgs) -> Result<()> {
         count: 0,
         hash: 0,
         batch: (0, 0),
-        histogram: None,
     };
     let handle = start(config, upper, waker.clone())?;
     let mut node = Host { me: args.me, shared, waker, bare: None };
@@ -255,8 +250,12 @@ impl Host {
                 let sends = number(5)? == 1;
                 self.shared.flood.store(sends, Ordering::Relaxed);
                 self.waker.wake();
-                let answer =
-                    self.window(Duration::from_millis(number(3)?), Duration::from_millis(number(4)?), |_| {});
+                let answer = self.window(
+                    Duration::from_millis(number(3)?),
+                    Duration::from_millis(number(4)?),
+                    false,
+                    |_| {},
+                );
                 self.shared.flood.store(false, Ordering::Relaxed);
                 answer
             }
@@ -267,9 +266,14 @@ impl Host {
                 let host = &*self;
                 let begin = Instant::now() + offset;
                 let mut done = 0u64;
-                host.window(Duration::from_millis(number(3)?), Duration::from_millis(number(4)?), |end| {
-                    host.pace(rate, begin, end, &mut done);
-                })
+                host.window(
+                    Duration::from_millis(number(3)?),
+                    Duration::from_millis(number(4)?),
+                    true,
+                    |end| {
+                        host.pace(rate, begin, end, &mut done);
+                    },
+                )
             }
             "quiet" => self.quiet(),
             "checks" => {
@@ -288,6 +292,8 @@ impl Host {
             "bare-send" => {
                 self.bare_send(usize::try_from(number(1)?)?, usize::try_from(number(2)?)?, number(3)?)
             }
+            // bare-pace SIZE MS RATE
+            "bare-pace" => self.bare_pace(usize::try_from(number(1)?)?, number(2)?, number(3)?),
             // bare-receive MS
             "bare-receive" => self.bare_receive(number(1)?),
             other => bail!("unknown command {other}"),
@@ -315,14 +321,20 @@ impl Host {
     }
 
     /// Counts between warm-up and end. `work` runs until the instant it is given.
-    fn window(&self, warm: Duration, length: Duration, mut work: impl FnMut(Instant)) -> Result<String> {
+    fn window(
+        &self,
+        warm: Duration,
+        length: Duration,
+        latency: bool,
+        mut work: impl FnMut(Instant),
+    ) -> Result<String> {
         let mut until = |end: Instant| {
             work(end);
             std::thread::sleep(end.saturating_duration_since(Instant::now()));
         };
         let begin = Instant::now();
         until(begin + warm);
-        self.shared.measure.store(true, Ordering::Relaxed);
+        self.shared.measure.store(latency, Ordering::Relaxed);
         let from = (
             now(),
             self.shared.delivered.load(Ordering::Relaxed),
@@ -383,8 +395,8 @@ impl Host {
             std::thread::sleep(Duration::from_millis(2));
         }
         let faults = self.shared.faults.load(Ordering::Relaxed);
-        let histogram = self.shared.latency.lock().map_err(|_| anyhow!("poisoned"))?.take();
-        let histogram = histogram.unwrap_or_else(Histogram::new);
+        let mut latency = self.shared.latency.lock().map_err(|_| anyhow!("poisoned"))?;
+        let histogram = std::mem::take(&mut *latency);
         Ok(format!(
             "{faults} {} {} {} {}",
             histogram.count(),
@@ -405,8 +417,8 @@ impl Host {
         let burst = if *offload { 64.min(65_507 / usize::from(segment)) } else { 32 };
         let mut data = vec![0u8; burst * usize::from(segment)];
         let mut acked = vec![0u64; receivers];
-        let (mut sent, mut lost) = (0u64, 0u64);
-        let begin = Instant::now();
+        let mut sent = 0u64;
+        let (begin, cpu_before) = (Instant::now(), cpu());
         let mut progress = Instant::now();
         while begin.elapsed() < Duration::from_millis(ms) {
             let least = acked.iter().copied().min().unwrap_or(0);
@@ -431,20 +443,33 @@ impl Host {
                 progress = Instant::now();
             } else if progress.elapsed() > Duration::from_millis(5) {
                 // The last datagrams of a window were lost.
-                lost += sent - least;
                 acked.fill(sent);
                 progress = Instant::now();
             }
         }
-        let _ = lost;
-        Ok(format!("{} {sent} {parts}", begin.elapsed().as_nanos()))
+        Ok(format!("{} {sent} {parts} {}", begin.elapsed().as_nanos(), cpu() - cpu_before))
     }
 
-    /// Counts and acknowledges datagrams.
+    /// Multicasts single datagrams with their times.
+    fn bare_pace(&mut self, size: usize, ms: u64, rate: u64) -> Result<String> {
+        let (_, bare) = self.bare.as_ref().context("not open")?;
+        let mut data = vec![0u8; size.max(STAMP)];
+        let begin = Instant::now();
+        for number in 0..ms * rate / 1000 {
+            let at = begin + Duration::from_nanos(number * 1_000_000_000 / rate);
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            data[8..STAMP].copy_from_slice(&now().to_le_bytes());
+            bare.multicast(&data, u16::try_from(data.len())?, false)?;
+        }
+        Ok("ok".into())
+    }
+
+    /// Counts and acknowledges datagrams, and measures the age of those that carry a time.
     fn bare_receive(&mut self, ms: u64) -> Result<String> {
         let me = u8::try_from(self.me)?;
         let (_, bare) = self.bare.as_mut().context("not open")?;
         let sender = SocketAddr::new(addr(0), 9_000);
+        let mut ages = Histogram::default();
         let (mut count, mut bytes, mut highest, mut answered) = (0u64, 0u64, 0u64, 0u64);
         let (mut first, mut last) = (None, Instant::now());
         let end = Instant::now() + Duration::from_millis(ms);
@@ -453,8 +478,11 @@ impl Host {
             let n = bare.receive(true, Duration::from_millis(10), |packet| {
                 count += 1;
                 bytes += packet.len() as u64;
-                if let Some(number) = packet.first_chunk() {
-                    highest = highest.max(u64::from_le_bytes(*number));
+                let number = packet.first_chunk().map_or(0, |n| u64::from_le_bytes(*n));
+                highest = highest.max(number);
+                if let Some(time) = packet.get(8..STAMP).filter(|_| number == 0) {
+                    let time = u64::from_le_bytes(time.try_into().expect("8 bytes"));
+                    ages.add(now().saturating_sub(time));
                 }
             })?;
             if n > 0 {
@@ -470,6 +498,12 @@ impl Host {
             }
         }
         let time = first.map_or(0, |first| (last - first).as_nanos());
-        Ok(format!("{time} {count} {bytes} {highest} {}", cpu() - cpu_before))
+        let cpu = cpu() - cpu_before;
+        Ok(format!(
+            "{time} {count} {bytes} {cpu} {} {} {}",
+            ages.quantile(0.5),
+            ages.quantile(0.99),
+            ages.max()
+        ))
     }
 }

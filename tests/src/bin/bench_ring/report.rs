@@ -47,11 +47,13 @@ pub(crate) struct Histogram {
 
 const SUB_BITS: u32 = 6;
 
-impl Histogram {
-    pub(crate) fn new() -> Self {
+impl Default for Histogram {
+    fn default() -> Self {
         Self { buckets: vec![0; 64 << SUB_BITS], count: 0, max: 0 }
     }
+}
 
+impl Histogram {
     pub(crate) fn add(&mut self, nanos: u64) {
         self.buckets[Self::index(nanos)] += 1;
         self.count += 1;
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_within_two_percent() {
-        let mut histogram = Histogram::new();
+        let mut histogram = Histogram::default();
         for value in 1..=1_000_000u64 {
             histogram.add(value);
         }
