@@ -2,6 +2,7 @@
 //!
 //! The tests themselves are in `tests/tests/`, fixtures in `tests/cases/`.
 
+pub mod apache;
 pub mod bins;
 pub mod cluster;
 pub mod netns;
