@@ -352,6 +352,17 @@ impl Publisher {
         }
     }
 
+    /// Asks the writers where they stand, behind everything that is to be sent: the process ends soon.
+    pub fn probe(&mut self) {
+        for index in 0..u32::try_from(self.streams.len()).unwrap_or(u32::MAX) {
+            let stream = &mut self.streams[index as usize];
+            if stream.strict && stream.sent > stream.loose && stream.sent == stream.window.len() {
+                stream.hello_due = true;
+                self.activate(index);
+            }
+        }
+    }
+
     /// Gives up everything: the process ends. Lines that were sent are in doubt, the others dropped.
     pub fn give_up(&mut self) {
         self.active.clear();

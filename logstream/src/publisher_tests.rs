@@ -152,6 +152,17 @@ fn silence_is_asked_about() {
 }
 
 #[test]
+fn a_probe_stands_behind_the_lines() {
+    let mut p = publisher(Audit::On, Wire::Plain);
+    p.handle_connected(at(0), [0]);
+    p.probe();
+    p.handle_records([line(1)]);
+    assert_eq!(sent(&mut p, at(0)), ["site4~ Hello 1 n1 f4", "site4 N line 1"]);
+    p.probe();
+    assert_eq!(sent(&mut p, at(0)), ["site4~ Hello 2 n1 f4"]);
+}
+
+#[test]
 fn without_a_writer_a_short_queue_gives_up_sent_lines_only_in_auto() {
     for (audit, in_doubt) in [(Audit::Auto, 2), (Audit::On, 0)] {
         let cfg = PublisherConfig { source: ID, audit, batch_bytes: 100, about: String::new() };

@@ -103,6 +103,7 @@ pub struct Sequencer {
     /// (sender, group) whose numbers are not known: they are asked to say hello.
     unknown: BTreeMap<(Bytes, Bytes), Wish>,
     counters: Counters,
+    urgent: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -160,7 +161,7 @@ impl Sequencer {
         out: &mut Vec<Output>,
     ) {
         if Frame::looks_like(&payload) {
-            self.frames(now, sender, group, payload, out);
+            self.frames(now, sender, group, audit, payload, out);
         } else if audit {
             self.reject("a message in an audit group that is no frame", out);
         } else if payload.is_empty() {
@@ -178,6 +179,7 @@ impl Sequencer {
         now: Duration,
         sender: &Bytes,
         group: &Bytes,
+        audit: bool,
         mut payload: Bytes,
         out: &mut Vec<Output>,
     ) {
@@ -193,7 +195,7 @@ impl Sequencer {
                         self.arrive(now, sender, &Arrival { seq, ..arrival }, line, out);
                     }
                 }
-                Kind::Hello => self.hello(now, sender, &arrival, &frame, out),
+                Kind::Hello => self.hello(now, sender, &arrival, audit, &frame, out),
                 Kind::Gap => self.gap(now, sender, &arrival, frame.number("to"), out),
                 Kind::Goodbye => self.goodbye(sender, &arrival, out),
                 Kind::Ack | Kind::Summary | Kind::Rotate | Kind::Barrier => {}
@@ -268,9 +270,11 @@ impl Sequencer {
         now: Duration,
         sender: &Bytes,
         arrival: &Arrival<'_>,
+        audit: bool,
         frame: &Frame,
         out: &mut Vec<Output>,
     ) {
+        self.urgent = true;
         // Numbers begin at 1; a hello that says otherwise is read as if it said so.
         let next = frame.seq.max(1);
         let first = frame.number("first").unwrap_or(next).clamp(1, next);
@@ -278,6 +282,10 @@ impl Sequencer {
         if !self.sources.contains_key(&arrival.key()) {
             let about = frame.records().first().cloned().unwrap_or_default();
             self.meet(now, sender, arrival, first, about, out);
+        }
+        // Plain lines of a loose source carry no numbers: those before this hello were written as they came.
+        if let Some(source) = self.sources.get_mut(&arrival.key()).filter(|s| audit && !s.strict) {
+            source.next = source.next.max(if arrival.strict { first } else { next });
         }
         if self.sources.get(&arrival.key()).is_some_and(|s| first > s.next) {
             let reason = if arrival.strict { GapReason::Elsewhere } else { GapReason::Lost };
@@ -291,7 +299,7 @@ impl Sequencer {
         if let Some(source) = self.sources.get_mut(&arrival.key()) {
             source.hear(now, sender, arrival.strict);
             // The source may have begun anew from a resend: what is asked for is judged by this hello.
-            source.resend = next > source.next;
+            source.resend = arrival.strict && next > source.next;
         }
     }
 
@@ -391,6 +399,16 @@ impl Sequencer {
     pub fn handle_session_lost(&mut self) {
         self.cursors.clear();
         self.unknown.clear();
+    }
+
+    /// True once after a source said where it stands: it waits for an answer.
+    pub fn take_urgent(&mut self) -> bool {
+        std::mem::take(&mut self.urgent)
+    }
+
+    /// Every source gets an acknowledgement in the next round, whatever it got before.
+    pub fn touch(&mut self) {
+        self.sources.values_mut().for_each(|s| s.dirty = true);
     }
 
     /// True when [`Sequencer::acks`] would give something, or will after a short time.

@@ -142,6 +142,19 @@ fn goodbye_proves_completeness() {
 }
 
 #[test]
+fn lines_of_a_loose_plain_source_are_no_gap() {
+    let mut s = Sequencer::new();
+    let text = Bytes::from_static(b"x\n");
+    assert_eq!(get(&mut s, true, TYPE_FRAME, hello(false, 1, 1)), ["source from 1"]);
+    assert_eq!(get(&mut s, false, TYPE_PLAIN, text.clone()), ["x\n"]);
+    assert_eq!(get(&mut s, true, TYPE_FRAME, hello(false, 2, 2)), [""; 0]);
+    assert_eq!(get(&mut s, false, TYPE_PLAIN, text.clone()), ["x\n"]);
+    assert_eq!(get(&mut s, true, TYPE_FRAME, hello(true, 3, 3)), [""; 0]);
+    assert_eq!(get(&mut s, false, numbered_type(3), text), ["x\n"]);
+    assert_eq!(get(&mut s, true, TYPE_FRAME, hello(true, 6, 6)), ["gap 4..5 Elsewhere"]);
+}
+
+#[test]
 fn after_a_lost_session_plain_lines_need_a_new_hello() {
     let mut s = Sequencer::new();
     get(&mut s, true, TYPE_FRAME, hello(true, 1, 1));

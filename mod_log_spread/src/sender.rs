@@ -185,7 +185,7 @@ impl SenderThread {
         self.publisher.handle_disconnected();
         self.account();
         let waiting = self.publisher.waiting();
-        let text = format!("session with {} lost: {why}; {waiting} lines wait", session.text);
+        let text = format!("session with {} lost: {why}; lines waiting: {waiting}", session.text);
         self.log.write(Level::Warning, &text);
         // Closes the socket, so that the receiver ends too. Nothing is to be waited for.
         session.sender.set_send_timeout(Some(Duration::ZERO));
@@ -237,7 +237,7 @@ impl SenderThread {
         self.counters.sessions.fetch_add(1, Relaxed);
         let level = if self.complained.take().is_some() { Level::Notice } else { Level::Info };
         let waiting = self.publisher.waiting();
-        self.log.write(level, &format!("session with {text} is up, as {own}; {waiting} lines wait"));
+        self.log.write(level, &format!("session with {text} is up, as {own}; lines waiting: {waiting}"));
         self.pause = Duration::ZERO;
         self.session = Some(Session { number, sender, own, text });
         self.publisher.handle_connected(self.begun.elapsed(), self.link.announce.iter().copied());
@@ -287,18 +287,20 @@ impl SenderThread {
         }
         self.losses = Losses { told: Some(Instant::now()), ..Losses::default() };
         if dropped_full > 0 {
-            let text = format!("{dropped_full} lines dropped: the queue was full (SpreadLogQueue)");
+            let text = format!("lines dropped: {dropped_full}; the queue was full (SpreadLogQueue)");
             self.log.write(Level::Error, &text);
         }
         if in_doubt > 0 {
-            let text =
-                format!("{in_doubt} lines in doubt: sent, but the daemon went away before it confirmed them");
+            let text = format!(
+                "lines in doubt: {in_doubt}; sent, but the daemon went away before it confirmed them"
+            );
             self.log.write(Level::Error, &text);
         }
     }
 
     /// The child ends: send and wait for confirmations until `deadline`.
     fn drain(&mut self, deadline: Instant) {
+        let mut probed = 0;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut records = self.desk.close();
@@ -307,6 +309,10 @@ impl SenderThread {
                 self.next_try = self.next_try.min(deadline);
             }
             self.drain_step(&mut records, inbox, broken, left);
+            if self.session.is_some() && std::mem::replace(&mut probed, self.sessions) != self.sessions {
+                self.publisher.probe();
+                self.transmit(left);
+            }
             if self.publisher.is_idle() || left.is_zero() {
                 break;
             }
@@ -353,7 +359,7 @@ impl SenderThread {
         self.counters.dropped_exit.fetch_add(released.dropped, Relaxed);
         self.losses.in_doubt += released.in_doubt;
         if released.dropped > 0 {
-            let text = format!("{} lines dropped: the child ends and no daemon took them", released.dropped);
+            let text = format!("lines dropped: {}; the child ends and no daemon took them", released.dropped);
             self.log.write(Level::Error, &text);
         }
         self.report(true);
