@@ -1,17 +1,18 @@
 //! A program under test: started by us, watched by us, ended by us.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::wait;
 
-/// A running program. Dropping it kills it.
+/// A running program. Dropping it kills it and the programs it started.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -29,6 +30,8 @@ impl Process {
         let log = dir.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        // A group of its own: Apache ends its whole group, and Ctrl-C is for us, not for what we started.
+        command.process_group(0);
         let child = command.spawn().with_context(|| format!("{name} could not be started: {command:?}"))?;
         Ok(Self { name: name.to_owned(), child, log })
     }
@@ -101,14 +104,22 @@ impl Process {
         self.child.wait()?;
         Ok(())
     }
+
+    /// Kills whatever is left of its group.
+    fn kill_group(&self) {
+        // Nothing can be done if the system refuses; mostly nothing is left.
+        let _ = killpg(self.pid(), Signal::SIGKILL);
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             // The program is ours and still running; nothing can be done if the system refuses.
-            let _ = self.child.kill();
+            self.kill_group();
             let _ = self.child.wait();
+        } else {
+            self.kill_group();
         }
     }
 }

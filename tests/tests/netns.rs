@@ -1,4 +1,5 @@
 //! The test hosts themselves.
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use std::net::UdpSocket;
 use std::time::Duration;

@@ -228,7 +228,7 @@ fn receive(
                 count.fetch_add(1, Ordering::Relaxed);
                 if let Some(sender) = sender.filter(|_| data.sender() == me) {
                     unreported += 1;
-                    if unreported >= half.max(1) / 4 + 1 {
+                    if unreported > half.max(1) / 4 {
                         own.fetch_add(unreported, Ordering::Release);
                         unreported = 0;
                         sender.unpark();
