@@ -1,6 +1,6 @@
 //! `spread.conf`: the whole language of Spread 5.0.1, with errors that say what to do.
 //!
-//! [`load`] reads a file, [`parse`] a text; both give a [`Config`] or *all* errors of the file, each shown
+//! [`load()`] reads a file, [`parse`] a text; both give a [`Config`] or *all* errors of the file, each shown
 //! with its line, a caret, what was found and what is accepted. [`Config::identify`] finds the entry of the
 //! daemon that runs here. What the file asks for and this daemon does not do is in [`Config::warnings`].
 //!
