@@ -5,6 +5,8 @@
 //! Prints messages ordered per second of CPU time of all daemons together, the time of one packet at one
 //! daemon, and allocations per message.
 
+#![allow(clippy::disallowed_methods, reason = "measures time")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! Hops of the commit token and numbers of the regular token are one number space: the regular token begins
 //! with the hop after the last one. So a receipt for a hop can never be taken for one of a later token.
 
+use std::time::Duration;
+
 use crate::midset::MidSet;
 use crate::ring::{Phase, Ring};
 use crate::stats::Cause;
@@ -151,6 +153,14 @@ impl Ring {
         }
     }
 
+    /// How long an attempt may go without a visit: as long as those wait whom the commit token did not reach
+    /// yet. Difference from the design, where it is T_token: with its default times those had given up the
+    /// members of the attempt (T_commit and T_cons) before these gave up the attempt, and a lost member cost
+    /// its neighbors as well.
+    pub(crate) fn attempt_limit(&self) -> Duration {
+        self.cfg.timers.token.min(self.cfg.timers.commit)
+    }
+
     fn acknowledge_commit(&mut self, to: NodeId, commit: &Commit) {
         let ack = HopAck { ring: commit.ring.into(), hop: commit.hop.into(), status: HopStatus::Ok };
         self.send_receipt(to, ack);
@@ -182,7 +192,7 @@ impl Ring {
         for timer in [Timer::Join, Timer::Consensus, Timer::Commit] {
             self.timers.stop(timer);
         }
-        self.timers.set(Timer::Token, self.now + self.cfg.timers.token);
+        self.timers.set(Timer::Token, self.now + self.attempt_limit());
         let mut attempt = Box::new(Attempt::new(&commit, pos, self.cfg.limits.store_packets));
         attempt.last_hop = commit.hop.into();
         if let Some(group) = commit.groups.get_mut(usize::from(attempt.group)) {
@@ -221,7 +231,7 @@ impl Ring {
         let mut body = Vec::with_capacity(1024);
         commit.write(&mut body);
         let packets = self.control_packets(Kind::Commit, &body);
-        self.forward_packets(next, commit.hop.into(), packets);
+        self.forward_packets(next, commit.hop.into(), packets, false);
     }
 
     /// Pass 2: learns what the group holds together, and begins to complete it.
@@ -241,7 +251,7 @@ impl Ring {
         self.conf.store.reset_tries();
         self.phase = Phase::Recovery;
         self.gather.rotations = self.gather.rotations.saturating_add(1);
-        self.timers.set(Timer::Token, self.now + self.cfg.timers.token);
+        self.timers.set(Timer::Token, self.now + self.attempt_limit());
         self.copy = None;
         self.timers.stop(Timer::Rto);
         let mut done_run = commit.done_run;

@@ -10,7 +10,7 @@ use crate::midset::MidSet;
 use crate::ring::{Phase, Ring};
 use crate::stats::Cause;
 use crate::timers::Timer;
-use crate::types::{ConfId, Mid, Nanos, NodeSet};
+use crate::types::{ConfId, Mid, Nanos, NodeId, NodeSet};
 use crate::wire::{Join, Kind};
 
 /// Agreements on the same sets that fail before somebody is blamed.
@@ -344,6 +344,11 @@ impl Ring {
         }
     }
 
+    pub(crate) fn punish(&mut self, node: NodeId) {
+        self.stats.penalties += 1;
+        self.hearing.punish(self.now, node, &mut self.rng);
+    }
+
     /// Two agreements on these members failed: the first one that passed the token on least often fails. All
     /// members blame the same one, for all look at the same joins.
     fn blame(&mut self, members: &MidSet) {
@@ -364,6 +369,10 @@ impl Ring {
                 let others = gather.proc.clone();
                 gather.add_failed(me, others.iter());
             }
+        }
+        // Without a pause it would all begin again at once.
+        for node in members.minus(&self.gather.members()).nodes().iter() {
+            self.punish(node);
         }
         self.stats.blames += 1;
         self.trace(|_| format!("blame {blamed:?}"));

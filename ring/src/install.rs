@@ -39,9 +39,9 @@ impl Ring {
         if old.len() > 1 && age < self.cfg.timers.stable {
             let lost = old.iter().filter(|mid| !members.contains(mid));
             let lost: Vec<NodeId> = lost.map(|mid| mid.node).collect();
-            for node in lost.into_iter().filter(|node| !self.gather.left.contains(*node)) {
-                self.stats.penalties += 1;
-                self.hearing.punish(now, node, &mut self.rng);
+            let left = self.gather.left;
+            for node in lost.into_iter().filter(|node| !left.contains(*node)) {
+                self.punish(node);
             }
         }
         self.events.push_back(Event::Regular { id: ring, members: members.clone() });

@@ -248,15 +248,17 @@ impl Ring {
         let mut out = BytesMut::with_capacity(HEADER_LEN + TOKEN_LEN_MAX);
         self.write_header(Kind::Token, 0, &mut out);
         token.write(&mut out);
-        self.forward_packets(to, token.token_seq, vec![out.freeze()]);
+        // Nobody waits for an idle token, and a sleeping host takes its time: no needless copies of it.
+        let idle = token.idle > 0;
+        self.forward_packets(to, token.token_seq, vec![out.freeze()], idle);
     }
 
     /// Sends a token or commit token on. `number` is what evidence is compared with.
-    pub(crate) fn forward_packets(&mut self, to: NodeId, number: u64, packets: Vec<Bytes>) {
+    pub(crate) fn forward_packets(&mut self, to: NodeId, number: u64, packets: Vec<Bytes>, idle: bool) {
         for packet in &packets {
             self.emit(NodeSet::one(to), false, Class::Token, packet.clone());
         }
-        let wait = self.rto();
+        let wait = if idle { self.rto().max(self.rto_unknown()) } else { self.rto() };
         self.copy = Some(TokenCopy { to, number, packets, wait });
         self.timers.set(Timer::Rto, self.now + wait);
     }
@@ -266,13 +268,17 @@ impl Ring {
         timers.rto_max.min(timers.token / 5).max(timers.rto_min)
     }
 
+    fn rto_unknown(&self) -> Duration {
+        (self.cfg.timers.rto_min * 10).min(self.rto_max())
+    }
+
     /// How long to wait for evidence: two rotations and four deviations. Before anything is measured, ten
     /// times the smallest wait.
     fn rto(&self) -> Duration {
         let min = self.cfg.timers.rto_min;
         let wait = match self.conf.rotation {
             Some((mean, deviation)) if self.phase == Phase::Operational => mean * 2 + deviation * 4,
-            _ => min * 10,
+            _ => self.rto_unknown(),
         };
         wait.clamp(min, self.rto_max())
     }

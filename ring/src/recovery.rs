@@ -37,7 +37,7 @@ impl Ring {
         attempt.last_hop = token.token_seq;
         let (n, group) = (attempt.len(), attempt.group.saturating_add(1));
         self.gather.rotations = self.gather.rotations.saturating_add(1);
-        self.timers.set(Timer::Token, self.now + self.cfg.timers.token);
+        self.timers.set(Timer::Token, self.now + self.attempt_limit());
         self.timers.stop(Timer::Rto);
         self.copy = None;
         let t = token.as_mut();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::{RingConfig, Timers};
 use crate::rng::Rng;
+use crate::tests::env_number;
 use crate::tests::net::{Net, Seen, ms};
 use crate::types::{ConfId, Service};
 
@@ -111,7 +112,7 @@ fn chaos(seed: u64, n: usize) {
             number += 1;
             let mut body = number.to_le_bytes().to_vec();
             body.resize(4 + (rng.next() % 4000) as usize, 0);
-            let service = if rng.next() % 3 == 0 { Service::Safe } else { Service::Agreed };
+            let service = if rng.next().is_multiple_of(3) { Service::Safe } else { Service::Agreed };
             net.submit(node, service, &body);
         }
         net.run(Duration::from_micros(rng.next() % 60_000));
@@ -145,8 +146,8 @@ fn chaos(seed: u64, n: usize) {
 
 #[test]
 fn faults_never_break_the_order_and_all_settle() {
-    let seeds: u64 = std::env::var("RING_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(40);
-    let only: Option<u64> = std::env::var("RING_SEED").ok().and_then(|s| s.parse().ok());
+    let seeds: u64 = env_number("RING_SEEDS").unwrap_or(200);
+    let only: Option<u64> = env_number("RING_SEED");
     for seed in only.map_or(0..seeds, |seed| seed..seed + 1) {
         chaos(seed, 2 + (seed % 4) as usize);
     }

@@ -53,7 +53,7 @@ fn old_packets_count_in_gather_and_not_after_the_report() {
     lab.data(0, 0, base + 3, Service::Agreed, b"in the union");
     assert_eq!(lab.ring.conf.store.top(), base + 3);
     // The freeze lasts beyond the attempt.
-    lab.wait(lab.ring.cfg.timers.token);
+    lab.wait(lab.ring.attempt_limit());
     assert_eq!(lab.ring.phase, Phase::Gather);
     lab.data(2, 2, base + 2, Service::Agreed, b"late");
     assert_eq!(lab.ring.stats().drops.frozen, 4);
@@ -280,7 +280,7 @@ fn the_third_agreement_on_the_same_set_blames_the_one_who_forwarded_least() {
         let commit = lab.commit(&[0, 1, 2], 1, base, &[]);
         lab.put_commit(0, &commit);
         assert_eq!(lab.ring.phase, Phase::Commit);
-        lab.wait(lab.ring.cfg.timers.token);
+        lab.wait(lab.ring.attempt_limit());
         assert_eq!(lab.ring.phase, Phase::Gather);
     }
     lab.join_with(2, &[0, 1, 2], &[], |join| join.rotations = 0);

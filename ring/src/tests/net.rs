@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::api::{Body, Boot, Class, Event, Path, Transmit};
+use crate::api::{Body, Boot, Event, Path, Transmit};
 use crate::config::RingConfig;
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -18,7 +18,6 @@ pub(crate) struct Hop<'a> {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) path: Path,
-    pub(crate) class: Class,
     pub(crate) kind: Kind,
     pub(crate) packet: &'a Bytes,
 }
@@ -48,6 +47,8 @@ pub(crate) struct Net {
     pub(crate) duplicate: u64,
     pub(crate) late: u64,
     pub(crate) packets: u64,
+    /// A node whose driver takes no events.
+    pub(crate) deaf: Option<usize>,
     cfgs: Vec<Arc<RingConfig>>,
     sessions: u64,
 }
@@ -77,6 +78,7 @@ impl Net {
             duplicate: 0,
             late: 0,
             packets: 0,
+            deaf: None,
             cfgs,
             sessions: 100,
         };
@@ -123,7 +125,9 @@ impl Net {
         while let Some(transmit) = ring.poll_transmit() {
             sent.push_back(transmit);
         }
-        while let Some(event) = ring.poll_event() {
+        while self.deaf != Some(node)
+            && let Some(event) = ring.poll_event()
+        {
             let nodes = |members: Vec<Mid>| members.iter().map(|mid| mid.node.0).collect();
             self.seen[node].push(match event {
                 Event::Deliver { sender, service, body, .. } => {
@@ -146,14 +150,14 @@ impl Net {
     }
 
     fn put(&mut self, from: usize, transmit: Transmit) {
-        let Transmit { to, multicast, class, packet } = transmit;
+        let Transmit { to, multicast, packet, .. } = transmit;
         let path = if multicast { Path::Multicast } else { Path::Unicast };
         let kind = Header::check(&packet).unwrap().kind;
         self.packets += 1;
         assert!(packet.len() <= self.cfgs[from].packet_len_max);
         for to in to.iter().map(NodeId::index) {
             assert_ne!(from, to);
-            let hop = Hop { from, to, path, class, kind, packet: &packet };
+            let hop = Hop { from, to, path, kind, packet: &packet };
             if !(self.filter)(&hop) || self.rng.next() % 1000 < self.loss {
                 continue;
             }
