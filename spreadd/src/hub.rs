@@ -20,7 +20,7 @@ use crate::ring_driver::Upper;
 use crate::session::inbox::{Command, Inbox};
 use crate::session::outbox::{Load, Outbox, Piece};
 use crate::session::policy::Policy;
-use crate::session::registry::slot_of;
+use crate::session::registry::{Seat, slot_of};
 use crate::session::stats::Counters;
 
 /// Requests given to the group engine ahead of the ring.
@@ -38,7 +38,8 @@ pub(crate) struct SlowLimits {
 }
 
 struct Session {
-    id: SessionId,
+    /// Dropped, and with it the name free again, before others can see that the session is over.
+    seat: Seat,
     private: PrivateGroup,
     outbox: Arc<Outbox>,
     /// Frames of the current batch.
@@ -199,8 +200,8 @@ impl Hub {
         }
         match self.commands.pop_front() {
             None => return false,
-            Some(Command::Connect { id, private, membership, outbox }) => {
-                self.connect(id, private, membership, outbox);
+            Some(Command::Connect { seat, private, membership, outbox }) => {
+                self.connect(seat, private, membership, outbox);
             }
             Some(Command::Requests { id, frames }) => {
                 let cost = self.inbox.batch_cost(&frames);
@@ -216,7 +217,8 @@ impl Hub {
         true
     }
 
-    fn connect(&mut self, id: SessionId, private: PrivateGroup, membership: bool, outbox: Arc<Outbox>) {
+    fn connect(&mut self, seat: Seat, private: PrivateGroup, membership: bool, outbox: Arc<Outbox>) {
+        let id = seat.id;
         if let Err(error) = self.groups.connect(id, private.name(), membership) {
             // The registry gives out names and numbers once, so this is a fault of ours: the client is let go.
             warn!(client = %private, %error, "A session was refused by the group engine.");
@@ -228,7 +230,7 @@ impl Hub {
             self.sessions.resize_with(slot + 1, || None);
         }
         self.sessions[slot] = Some(Session {
-            id,
+            seat,
             private,
             outbox,
             staged: Vec::new(),
@@ -272,7 +274,7 @@ impl Hub {
     fn stage<'a>(&mut self, id: SessionId, parts: impl Iterator<Item = &'a bytes::Bytes>) {
         let slot = slot_of(id);
         let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { return };
-        if session.id != id || session.dying {
+        if session.seat.id != id || session.dying {
             return;
         }
         if session.staged.is_empty() {
@@ -291,7 +293,7 @@ impl Hub {
     fn close(&mut self, id: SessionId) {
         let slot = slot_of(id);
         if let Some(entry) = self.sessions.get_mut(slot)
-            && let Some(session) = entry.take_if(|session| session.id == id)
+            && let Some(session) = entry.take_if(|session| session.seat.id == id)
         {
             session.outbox.close();
         }
@@ -315,13 +317,13 @@ impl Hub {
         let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { return };
         session.dying = true;
         session.outbox.discard();
-        self.groups.disconnect(session.id, Ended::Broken);
+        self.groups.disconnect(session.seat.id, Ended::Broken);
         // There is something to submit again.
         self.inbox.wake();
     }
 
     fn session(&mut self, id: SessionId) -> Option<&mut Session> {
-        self.sessions.get_mut(slot_of(id))?.as_mut().filter(|session| session.id == id)
+        self.sessions.get_mut(slot_of(id))?.as_mut().filter(|session| session.seat.id == id)
     }
 }
 

@@ -12,6 +12,7 @@ use spread_wire::{Frame, PrivateGroup};
 use tokio::sync::Semaphore;
 
 use super::outbox::Outbox;
+use super::registry::Seat;
 
 /// What a queued request counts beside its own bytes: the memory around it.
 const REQUEST_OVERHEAD: usize = 128;
@@ -19,8 +20,8 @@ const REQUEST_OVERHEAD: usize = 128;
 /// From a session to the ring thread, in the session's order.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A client is authenticated.
-    Connect { id: SessionId, private: PrivateGroup, membership: bool, outbox: Arc<Outbox> },
+    /// A client is authenticated. The ring thread keeps its seat until the removal is delivered.
+    Connect { seat: Seat, private: PrivateGroup, membership: bool, outbox: Arc<Outbox> },
     /// Checked requests, in order. None of them is a KILL.
     Requests { id: SessionId, frames: Vec<Frame> },
     /// The client is gone, by its own request (`kill`) or otherwise.

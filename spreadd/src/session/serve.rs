@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::auth::{Auth, Peer};
-use super::handshake::{self, Failure, Rules, Times};
+use super::handshake::{self, Established, Failure, Rules, Times};
 use super::inbox::{Command, Inbox};
 use super::outbox::Outbox;
 use super::policy::Policy;
@@ -137,62 +137,8 @@ async fn greet<S: Transport>(mut stream: S, peer: Peer, mut seat: Seat, shared: 
     match handshake::run(&mut stream, peer, &mut seat, &rules).await {
         Ok(session) => {
             shared.counters.sessions_total.add(1);
-            let id = seat.id;
             info!(client = %session.private, %peer, membership = session.membership, "Session established.");
-            let outbox = Arc::new(Outbox::default());
-            // Known to the ring thread before the client knows: what others send to it now, it gets.
-            shared.inbox.push(Command::Connect {
-                id,
-                private: session.private,
-                membership: session.membership,
-                outbox: Arc::clone(&outbox),
-            });
-            let decoder = FrameDecoder::daemon(session.private);
-            let (mut read, mut write) = stream.split();
-            let (broken, write_broke) = oneshot::channel::<()>();
-            let writing = {
-                let outbox = Arc::clone(&outbox);
-                tokio::spawn(async move {
-                    tokio::select! {
-                        // Nothing is written any more once the session is dying.
-                        biased;
-                        () = outbox.dying() => {}
-                        end = writer::write_all(&mut write, &session.accept, &outbox) => {
-                            debug!(?end, "The writer of a session has ended.");
-                            let _ = broken.send(());
-                        }
-                    }
-                    // Kept until the session is closed: dropping it would end the stream early.
-                    outbox.closed().await;
-                    write
-                })
-            };
-            let end = {
-                let (inbox, counters) = (&shared.inbox, &shared.counters);
-                let reading = reader::read_all(&mut read, session.ahead, decoder, id, inbox, counters);
-                let mut reading = std::pin::pin!(reading);
-                tokio::select! {
-                    biased;
-                    () = outbox.dying() => None,
-                    end = &mut reading => Some(end),
-                    _ = write_broke => {
-                        // What the client sent before it went away still counts, so it is read to its end,
-                        // but a client that closed its receiving side only cannot go on for ever.
-                        let end = timeout(READ_AFTER_BREAK, reading).await;
-                        Some(end.unwrap_or_else(|_| End::Closed(Err(io::ErrorKind::BrokenPipe.into()))))
-                    }
-                }
-            };
-            if let Some(end) = end {
-                ended(&end, &session.private, id, &shared);
-                outbox.discard();
-            }
-            outbox.closed().await;
-            // The name is free before the client can see the end of its stream.
-            drop(seat);
-            drop(writing.await);
-            drop(read);
-            debug!(client = %session.private, "Session closed.");
+            converse(stream, session, seat, &shared).await;
         }
         Err(Failure::Gone) => {
             shared.counters.handshakes_broken_total.add(1);
@@ -203,6 +149,61 @@ async fn greet<S: Transport>(mut stream: S, peer: Peer, mut seat: Seat, shared: 
             refuse(stream, peer, code, &shared).await;
         }
     }
+}
+
+/// An established session, up to the close of its socket.
+async fn converse<S: Transport>(stream: S, session: Established, seat: Seat, shared: &Shared) {
+    let Established { private, membership, accept, ahead } = session;
+    let id = seat.id;
+    let outbox = Arc::new(Outbox::default());
+    // Known to the ring thread before the client knows: what others send to it now, it gets.
+    shared.inbox.push(Command::Connect { seat, private, membership, outbox: Arc::clone(&outbox) });
+    let (mut read, mut write) = stream.split();
+    let (broken, write_broke) = oneshot::channel::<()>();
+    let writing = {
+        let outbox = Arc::clone(&outbox);
+        tokio::spawn(async move {
+            tokio::select! {
+                // Nothing is written any more once the session is dying.
+                biased;
+                () = outbox.dying() => {}
+                end = writer::write_all(&mut write, &accept, &outbox) => {
+                    debug!(?end, "The writer of a session has ended.");
+                    // The reader may have ended first.
+                    let _ = broken.send(());
+                }
+            }
+            // Kept until the session is closed: dropping it would end the stream early.
+            outbox.closed().await;
+            write
+        })
+    };
+    let end = {
+        let (inbox, counters) = (&shared.inbox, &shared.counters);
+        let decoder = FrameDecoder::daemon(private);
+        let reading = reader::read_all(&mut read, ahead, decoder, id, inbox, counters);
+        let mut reading = std::pin::pin!(reading);
+        tokio::select! {
+            biased;
+            () = outbox.dying() => None,
+            end = &mut reading => Some(end),
+            _ = write_broke => {
+                // What the client sent before it went away still counts, so it is read to its end, but a
+                // client that closed its receiving side only cannot go on for ever.
+                let end = timeout(READ_AFTER_BREAK, reading).await;
+                Some(end.unwrap_or_else(|_| End::Closed(Err(io::ErrorKind::BrokenPipe.into()))))
+            }
+        }
+    };
+    if let Some(end) = end {
+        ended(&end, &private, id, shared);
+        outbox.discard();
+    }
+    outbox.closed().await;
+    // The halves of the stream close it.
+    drop(writing.await);
+    drop(read);
+    debug!(client = %private, "Session closed.");
 }
 
 /// Counts and logs why a session ends from the client's side, and orders its removal.

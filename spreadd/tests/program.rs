@@ -1,0 +1,287 @@
+//! The program: command line, messages, exit codes, signals, and what it leaves behind.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn spreadd(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spreadd"));
+    command
+        .current_dir(dir)
+        .env_remove("SPREADD_LOG")
+        .env_remove("SPREAD_SOCKET_DIR")
+        .env_remove("NOTIFY_SOCKET");
+    command
+}
+
+/// Runs the program, which must end by itself.
+fn output(dir: &Path, args: &[&str]) -> (Output, String) {
+    let mut command = spreadd(dir);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Only if it is still running; the status then fails the test.
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    (output, text)
+}
+
+/// A running daemon; killed when dropped.
+struct Running {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    seen: String,
+}
+
+impl Running {
+    fn start(dir: &Path, args: &[&str]) -> Self {
+        let mut command = spreadd(dir);
+        command.args(args).arg("--socket-dir").arg(dir).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log, seen: String::new() }
+    }
+
+    /// Reads the log up to the first line with `text` and returns that.
+    fn wait_for(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            assert!(
+                self.log.read_line(&mut line).unwrap() > 0,
+                "the log ended without {text:?}:\n{}",
+                self.seen
+            );
+            self.seen.push_str(&line);
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn serving(dir: &Path, args: &[&str]) -> Self {
+        let mut running = Self::start(dir, args);
+        running.wait_for("Serving clients");
+        running
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> i32 {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.log.read_to_string(&mut self.seen).unwrap();
+                return status.code().unwrap_or_else(|| panic!("{status}:\n{}", self.seen));
+            }
+            assert!(Instant::now() < deadline, "still running:\n{}", self.seen);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A TCP port that is free, with the next one free for UDP.
+fn free_port() -> u16 {
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if port < u16::MAX && std::net::UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
+#[test]
+fn help_says_what_it_is_and_exits_with_0() {
+    let dir = tempfile::tempdir().unwrap();
+    for flag in ["-h", "--help"] {
+        let (output, _) = output(dir.path(), &[flag]);
+        assert_eq!(output.status.code(), Some(0));
+        let text = String::from_utf8(output.stdout).unwrap();
+        for word in ["--name", "--config", "4803", "Exit status", "spreadd -n web1 -c /etc/spread.conf"] {
+            assert!(text.contains(word), "{word} is not in:\n{text}");
+        }
+    }
+    assert_eq!(output(dir.path(), &["--version"]).0.status.code(), Some(0));
+}
+
+#[test]
+fn wrong_use_exits_with_2_and_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(20);
+    for (args, expected) in [
+        (&["--frobnicate"][..], "unexpected argument '--frobnicate'"),
+        (&["-n"], "a value is required for '--name <NAME>'"),
+        (&["-p", "0", "-n", ""], "invalid value"),
+        (&["-p", "0", "-n", &long], "invalid value"),
+        (&["-p", "0", "-l", "maybe"], "invalid value 'maybe' for '-l <y|n>'"),
+        (&["-c", "x", "-p", "4803"], "cannot be used with"),
+        (&["-p", "70000"], "invalid value '70000' for '--port <PORT>'"),
+        (&["-p", "0", "--log-level", "a=b=c"], "\"a=b=c\" is no log level"),
+        (&["-c", "missing.conf"], "cannot read missing.conf: No such file or directory"),
+        (&["-p", "0", "--key-file", "missing.keys"], "key file missing.keys"),
+    ] {
+        let (output, text) = output(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        assert!(text.contains(expected), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn errors_of_the_configuration_are_shown_with_their_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |text: &str| fs::write(dir.path().join("spread.conf"), text).unwrap();
+    write("Spread_Segment 127.0.0.255:4803 {\n  one 127.0.0.1\n  one 127.0.0.2\n}\nWindov = 20\n");
+    let (result, text) = output(dir.path(), &["-c", "spread.conf", "-n", "one"]);
+    assert_eq!(result.status.code(), Some(2), "{text}");
+    // Both errors, each with its line; then the summary.
+    for part in ["spread.conf:3:3", "spread.conf:5:1", "Windov", "spreadd: 2 errors in spread.conf"] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+
+    write("Spread_Segment 127.0.0.255:4803 {\n  one 127.0.0.1\n}\n");
+    let (result, text) = output(dir.path(), &["-n", "two"]);
+    assert_eq!(result.status.code(), Some(2), "{text}");
+    assert!(text.contains("two") && text.contains("spreadd: 1 error in ./spread.conf"), "{text}");
+
+    write("Spread_Segment 192.0.2.255:4803 {\n  far 192.0.2.7\n}\n");
+    let (result, text) = output(dir.path(), &["-n", "far"]);
+    assert_eq!(result.status.code(), Some(2), "{text}");
+    assert!(text.contains("192.0.2.7 is not an address of this host"), "{text}");
+}
+
+#[test]
+fn check_reads_the_configuration_and_starts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(
+        dir.path().join("spread.conf"),
+        "Spread_Segment 127.0.0.255:4803 {\n  one 127.0.0.1\n  two 127.0.0.2\n}\n",
+    )
+    .unwrap();
+    let (output, text) = output(dir.path(), &["--check", "-n", "two"]);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "spreadd: the configuration is good: this is two (127.0.0.2, port 4803) of 2 daemons in ./spread.conf\n"
+    );
+}
+
+#[test]
+fn without_a_file_it_runs_alone_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut daemon = Running::start(dir.path(), &["--port", &port.to_string()]);
+    let line = daemon.wait_for("Starting");
+    let expected = format!("no configuration file, so the daemon localhost runs alone, on port {port}");
+    assert!(line.contains(&expected), "{line}");
+    let line = daemon.wait_for("Serving clients");
+    assert!(line.contains(&port.to_string()), "{line}");
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    UnixStream::connect(dir.path().join(port.to_string())).unwrap();
+}
+
+#[test]
+fn signals_end_it_in_order_and_nothing_is_left_behind() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut daemon =
+            Running::serving(dir.path(), &["--port", &port.to_string(), "--listen", "127.0.0.1"]);
+        let socket = dir.path().join(port.to_string());
+        assert!(socket.exists());
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_for("SIGHUP");
+        daemon.signal(signal);
+        assert_eq!(daemon.wait(), 0, "{}", daemon.seen);
+        assert!(daemon.seen.contains("Ended."), "{}", daemon.seen);
+        assert!(!socket.exists(), "the local socket is still there");
+        // The client sees the end of its stream.
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut byte = [0];
+        assert!(matches!(client.read(&mut byte), Ok(0) | Err(_)));
+        // The port is free at once.
+        drop(Running::serving(dir.path(), &["--port", &port.to_string(), "--listen", "127.0.0.1"]));
+    }
+}
+
+#[test]
+fn a_killed_daemon_leaves_a_socket_that_the_next_one_replaces() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let args = ["--port", &port.to_string(), "--listen", "127.0.0.1"];
+    let mut daemon = Running::serving(dir.path(), &args);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    let socket = dir.path().join(port.to_string());
+    assert!(socket.exists());
+    let _next = Running::serving(dir.path(), &args);
+    UnixStream::connect(socket).unwrap();
+}
+
+#[test]
+fn a_port_in_use_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let (output, text) =
+        output(dir.path(), &["--port", &port.to_string(), "--listen", "127.0.0.1", "--no-local-socket"]);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let expected = format!(
+        "spreadd: cannot start: TCP port {port} on address 127.0.0.1 is in use by another process. Is a spreadd \
+         already running? `ss -ltnp` shows who has the port; stop that process or give this daemon another port"
+    );
+    assert!(text.contains(&expected), "{text}");
+}
+
+#[test]
+fn a_daemon_of_a_ring_meets_the_others_and_leaves_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    fs::write(
+        dir.path().join("spread.conf"),
+        format!("Spread_Segment 127.0.0.255:{port} {{\n  one 127.0.0.1\n  two 127.0.0.2\n}}\n"),
+    )
+    .unwrap();
+    let sockets = [dir.path().join("1"), dir.path().join("2")];
+    let start = |name, sockets: &Path| {
+        fs::create_dir(sockets).unwrap();
+        let conf = dir.path().join("spread.conf");
+        Running::start(sockets, &["-n", name, "-c", conf.to_str().unwrap()])
+    };
+    let mut one = start("one", &sockets[0]);
+    let mut two = start("two", &sockets[1]);
+    for daemon in [&mut one, &mut two] {
+        daemon.wait_for("daemons=2 members=one two");
+    }
+    let start = Instant::now();
+    two.signal(Signal::SIGTERM);
+    assert_eq!(two.wait(), 0, "{}", two.seen);
+    one.wait_for("daemons=1 members=one");
+    // It said good-bye: nobody waited for a timeout of the token.
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}\n{}", start.elapsed(), one.seen);
+}
