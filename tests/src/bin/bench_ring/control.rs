@@ -293,15 +293,25 @@ impl<'a> Cluster<'a> {
         Ok(Duration::from_nanos(end.saturating_sub(begin)))
     }
 
-    /// Processor use of each daemon in per cent while nothing happens.
-    pub(crate) fn idle(&mut self, time: Duration) -> Result<Vec<f64>> {
-        let before = self.ask_all(|_| "cpu".into())?;
+    /// Use of each daemon while nothing happens: processor in per cent, then wake-ups, packets in and
+    /// packets out per second.
+    pub(crate) fn idle(&mut self, time: Duration) -> Result<Vec<[f64; 4]>> {
+        let before = self.ask_all(|_| "use".into())?;
         std::thread::sleep(time);
-        let after = self.ask_all(|_| "cpu".into())?;
+        let after = self.ask_all(|_| "use".into())?;
+        let seconds = time.as_secs_f64();
         before
             .iter()
             .zip(&after)
-            .map(|(a, b)| Ok((b.parse::<u64>()? - a.parse::<u64>()?) as f64 / 1e7 / time.as_secs_f64()))
+            .map(|(before, after)| {
+                let (before, after) = (numbers(before)?, numbers(after)?);
+                let mut figures = [0.0; 4];
+                for (figure, (a, b)) in figures.iter_mut().zip(before.iter().zip(&after)) {
+                    *figure = b.saturating_sub(*a) as f64 / seconds;
+                }
+                figures[0] /= 1e7;
+                Ok(figures)
+            })
             .collect()
     }
 

@@ -209,11 +209,12 @@ fn kill(args: &Args, cluster: &mut Cluster<'_>) -> Result<()> {
 }
 
 fn idle(cluster: &mut Cluster<'_>) -> Result<()> {
-    let cpu = cluster.idle(Duration::from_secs(4))?;
-    println!(
-        "\nidle, {} daemons: {} % of a processor per daemon",
-        cluster.len(),
-        cpu.iter().map(|c| format!("{c:.2}")).collect::<Vec<_>>().join(", ")
-    );
+    let used = cluster.idle(Duration::from_secs(4))?;
+    println!("\nidle, {} daemons", cluster.len());
+    for [cpu, wakeups, received, sent] in used {
+        println!(
+            "{cpu:>34.2} % of a processor, per second {wakeups:.0} wake-ups, {received:.0} packets in, {sent:.0} out"
+        );
+    }
     Ok(())
 }

@@ -217,6 +217,11 @@ pub(crate) fn run(args: &NodeArgs) -> Result<()> {
         let line = line?;
         let answer = match line.as_str() {
             "report" => format!("{:?}", handle.report()),
+            // Processor time, wake-ups, packets in and out.
+            "use" => handle.report().map_or_else(
+                || "error the ring thread has ended".into(),
+                |r| format!("{} {} {} {}", cpu(), r.io.wakeups, r.io.packets_received, r.io.packets_sent),
+            ),
             line => node.obey(line).unwrap_or_else(|error| format!("error {error:#}")),
         };
         writeln!(out, "{answer}")?;
@@ -280,7 +285,6 @@ impl Host {
                 let checks = self.shared.checks.lock().map_err(|_| anyhow!("poisoned"))?;
                 Ok(checks.iter().map(|(n, h)| format!("{n}:{h:x}")).collect::<Vec<_>>().join(" "))
             }
-            "cpu" => Ok(format!("{}", cpu())),
             // bare-open OFFLOAD
             "bare-open" => {
                 let offload = number(1)? == 1;
