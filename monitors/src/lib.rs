@@ -5,5 +5,6 @@ pub mod cli;
 pub mod filter;
 pub mod snapshot;
 pub mod state;
+pub mod top;
 pub mod watch;
 pub mod web;
