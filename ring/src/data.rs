@@ -97,6 +97,7 @@ impl Ring {
 
     /// As [`Ring::deliver_ready`], with at most `events_max` events waiting. Returns whether that stopped it.
     pub(crate) fn deliver_up_to(&mut self, events_max: usize) -> bool {
+        let before = self.events.len();
         let Self { conf, asm, events, stats, .. } = self;
         let mut paused = false;
         'packets: while conf.cursor.seq < conf.store.aru() {
@@ -131,7 +132,28 @@ impl Ring {
             conf.cursor = Cursor { seq, chunk: 0, index: 0 };
         }
         conf.release();
+        self.note_own(before);
         paused
+    }
+
+    /// Looks for my own messages among the events from number `first` on, to measure how long they took.
+    pub(crate) fn note_own(&mut self, first: usize) {
+        let me = self.me;
+        for event in self.events.range(first..) {
+            let Event::Deliver { sender, service, .. } = event else { continue };
+            if *sender != me {
+                continue;
+            }
+            self.own_delivered += 1;
+            if let Some((_, since)) = self.sample.filter(|(number, _)| *number <= self.own_delivered) {
+                self.sample = None;
+                let time = self.now.since(since);
+                match service {
+                    Service::Safe => self.stats.latency_safe.add(time),
+                    _ => self.stats.latency_agreed.add(time),
+                }
+            }
+        }
     }
 
     /// The driver took events: goes on with delivery.
@@ -145,11 +167,13 @@ impl Ring {
                 self.deliver_ready();
             }
         }
+        self.note_room();
     }
 
     /// A ring of one member delivers at once: no packet, no token.
     pub(crate) fn deliver_alone(&mut self) {
         let sender = self.me;
+        let before = self.events.len();
         let Self { conf, outq, events, stats, .. } = self;
         while events.len() < EVENTS_MAX
             && let Some((service, body)) = outq.pop()
@@ -165,6 +189,7 @@ impl Ring {
         }
         let seq = conf.cursor.seq;
         (stats.seq, stats.my_aru, stats.aru, stats.safe) = (seq, seq, seq, seq);
+        self.note_own(before);
         if !self.outq.is_empty() && !self.paused {
             self.paused = true;
             self.timers.set(Timer::Stall, self.now + self.cfg.limits.stall_max);

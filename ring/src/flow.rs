@@ -145,3 +145,6 @@ impl Flow {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,8 @@ pub(crate) struct Gather {
     joins_sent: u32,
     /// Members that left in good order.
     pub(crate) left: NodeSet,
+    /// Daemons outside with which I want to merge and that did not answer yet.
+    pub(crate) wooed: Vec<Mid>,
 }
 
 impl Gather {
@@ -58,6 +60,7 @@ impl Gather {
             initial: false,
             joins_sent: 0,
             left: NodeSet::EMPTY,
+            wooed: Vec::new(),
         }
     }
 
@@ -105,6 +108,7 @@ impl Gather {
         self.restart(me, members.iter().copied().collect(), now);
         self.initial = false;
         self.left = NodeSet::EMPTY;
+        self.wooed.clear();
     }
 }
 
@@ -224,6 +228,7 @@ impl Ring {
             self.stats.drops.join += 1;
             return;
         }
+        self.gather.wooed.retain(|mid| *mid != from);
         let record = JoinRecord {
             from,
             proc: join.proc.into_iter().collect(),

@@ -70,9 +70,37 @@ struct Peer {
     superseded: VecDeque<u64>,
     new_sessions: (Nanos, u32),
     fragments: Reassembly,
-    /// Level and end.
-    penalty: Option<(Duration, Nanos)>,
+    /// The node stays outside.
+    penalty: Pause,
+    /// I do not ask the node to merge; if it asks me I do.
+    shy: Pause,
     probe: Probe,
+}
+
+/// A pause that gets longer each time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pause {
+    /// Zero: never begun.
+    level: Duration,
+    until: Nanos,
+}
+
+impl Pause {
+    /// Begins again, twice as long as the last time, but half as long for each minute without.
+    fn begin(&mut self, now: Nanos, rng: &mut Rng) {
+        if !self.level.is_zero() {
+            let halvings = now.since(self.until).as_secs() / PENALTY_HALF.as_secs();
+            let halvings = u32::try_from(halvings).unwrap_or(u32::MAX).min(16);
+            self.level = self.level / 2u32.pow(halvings) * 2;
+        }
+        self.level = self.level.clamp(PENALTY_MIN, PENALTY_MAX);
+        let jitter = self.level / 256 * u32::try_from(rng.next() % 64).unwrap_or(0);
+        self.until = now + self.level + jitter;
+    }
+
+    fn is_on(self, now: Nanos) -> bool {
+        now < self.until
+    }
 }
 
 /// What came by one way.
@@ -209,6 +237,7 @@ impl Hearing {
             superseded: std::mem::take(&mut peer.superseded),
             new_sessions: peer.new_sessions,
             penalty: peer.penalty,
+            shy: peer.shy,
             ..Peer::default()
         };
         Ok(old)
@@ -443,24 +472,35 @@ impl Hearing {
 
     /// Keeps a node outside for a while, longer each time.
     pub(crate) fn punish(&mut self, now: Nanos, node: NodeId, rng: &mut Rng) {
-        let Some(peer) = self.peers.get_mut(node.index()) else { return };
-        let level = match peer.penalty {
-            None => PENALTY_MIN,
-            Some((level, until)) => {
-                let stable = now.since(until).as_secs() / PENALTY_HALF.as_secs();
-                let halved = level / 2u32.saturating_pow(u32::try_from(stable).unwrap_or(u32::MAX).min(16));
-                (halved * 2).clamp(PENALTY_MIN, PENALTY_MAX)
-            }
-        };
-        let jitter = level / 256 * u32::try_from(rng.next() % 64).unwrap_or(0);
-        peer.penalty = Some((level, now + level + jitter));
+        if let Some(peer) = self.peers.get_mut(node.index()) {
+            peer.penalty.begin(now, rng);
+        }
     }
 
     pub(crate) fn in_penalty(&self, now: Nanos, node: NodeId) -> bool {
-        self.peer(node).and_then(|p| p.penalty).is_some_and(|(_, until)| now < until)
+        self.peer(node).is_some_and(|p| p.penalty.is_on(now))
     }
 
-    /// Whether a node's penalty is or was in effect: for status displays.
+    /// The node did not answer when I wanted to merge: I wait before I ask again. It has a reason that I cannot
+    /// see; without a pause its next sign of life would take my ring apart again.
+    pub(crate) fn be_shy(&mut self, now: Nanos, node: NodeId, rng: &mut Rng) {
+        if let Some(peer) = self.peers.get_mut(node.index()) {
+            peer.shy.begin(now, rng);
+        }
+    }
+
+    pub(crate) fn is_shy(&self, now: Nanos, node: NodeId) -> bool {
+        self.peer(node).is_some_and(|p| p.shy.is_on(now))
+    }
+
+    /// A ring with the node was installed.
+    pub(crate) fn note_mate(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(node.index()) {
+            peer.shy = Pause::default();
+        }
+    }
+
+    /// Nodes that are in penalty.
     pub(crate) fn penalties(&self, now: Nanos) -> NodeSet {
         let nodes = (0u16..).zip(&self.peers).map(|(node, _)| NodeId(node));
         nodes.filter(|node| self.in_penalty(now, *node)).collect()

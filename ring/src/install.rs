@@ -44,6 +44,7 @@ impl Ring {
                 self.punish(node);
             }
         }
+        self.note_answers(&members);
         self.events.push_back(Event::Regular { id: ring, members: members.clone() });
         self.stats.installs += 1;
         self.stats.forming.add(now.since(self.gather.since));
@@ -69,8 +70,18 @@ impl Ring {
         }
     }
 
+    /// Daemons outside with which I wanted to merge did not even answer: I do not ask them for a while.
+    fn note_answers(&mut self, members: &[Mid]) {
+        members.iter().for_each(|mid| self.hearing.note_mate(mid.node));
+        let wooed = std::mem::take(&mut self.gather.wooed);
+        for mid in wooed.into_iter().filter(|mid| !members.contains(mid)) {
+            self.hearing.be_shy(self.now, mid.node, &mut self.rng);
+        }
+    }
+
     /// Delivers in the transitional configuration: after a gap only what an obliged origin sent.
     fn deliver_transitional(&mut self, high: u64, origins: &MidSet) {
+        let before = self.events.len();
         let Self { conf, asm, events, stats, .. } = self;
         let mut gap = false;
         let mut cursor = conf.cursor;
@@ -99,5 +110,6 @@ impl Ring {
                 }
             }
         }
+        self.note_own(before);
     }
 }

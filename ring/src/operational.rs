@@ -101,6 +101,7 @@ impl Ring {
         }
         burst.for_each(|packet| self.emit_data(packet));
         self.deliver();
+        self.note_room();
         if let Some(failed) = stuck {
             let failed = std::iter::once(failed).collect();
             self.enter_gather(Cause::FailedToReceive, &[], &failed);

@@ -123,8 +123,10 @@ impl Ring {
             return;
         }
         theirs.retain(|mid| !self.conf.contains(*mid));
-        if self.hearing.can_merge(self.now, &self.conf.members, &theirs) {
+        let shy = theirs.iter().any(|mid| self.hearing.is_shy(self.now, mid.node));
+        if !shy && self.hearing.can_merge(self.now, &self.conf.members, &theirs) {
             self.trace(|_| format!("merge with={members:?}"));
+            self.gather.wooed.clone_from(&theirs);
             self.enter_gather(Cause::Merge, &theirs, &MidSet::default());
         }
     }

@@ -145,6 +145,10 @@ pub struct Ring {
     /// submissions of a batch go with it.
     pub(crate) visit_due: bool,
     pub(crate) wake_wait: Duration,
+    /// One of my messages at a time, by number, and when it was submitted: for the latencies.
+    pub(crate) sample: Option<(u64, Nanos)>,
+    /// Messages of mine that were delivered.
+    pub(crate) own_delivered: u64,
     pub(crate) join_no: u32,
     pub(crate) control_id: u32,
     pub(crate) presence_count: u32,
@@ -199,6 +203,8 @@ impl Ring {
             refused: false,
             visit_due: false,
             wake_wait: Duration::ZERO,
+            sample: None,
+            own_delivered: 0,
             join_no: 0,
             control_id,
             presence_count: 0,
@@ -344,6 +350,9 @@ impl Ring {
             return Err(e);
         }
         self.stats.submitted += 1;
+        if self.sample.is_none() {
+            self.sample = Some((self.stats.submitted, now));
+        }
         if self.phase == Phase::Operational {
             if self.conf.is_single() {
                 self.deliver_alone();
@@ -465,19 +474,21 @@ impl Ring {
 
     /// What every input may have made possible.
     fn after_input(&mut self) {
-        if self.refused && self.has_room_again() {
-            self.refused = false;
-            self.events.push_back(Event::Writable);
-        }
+        self.note_room();
         if cfg!(debug_assertions) {
             debug_assert_eq!(self.cheap_invariants(), Ok(()));
         }
     }
 
-    fn has_room_again(&self) -> bool {
+    /// Says when the queue is half empty again after a submission was refused.
+    pub(crate) fn note_room(&mut self) {
         let limits = &self.cfg.limits;
-        self.outq.len() <= limits.submit_count_max / 2
-            && self.outq.bytes_waiting() <= limits.submit_bytes_max / 2
+        let room = self.outq.len() <= limits.submit_count_max / 2
+            && self.outq.bytes_waiting() <= limits.submit_bytes_max / 2;
+        if self.refused && room {
+            self.refused = false;
+            self.events.push_back(Event::Writable);
+        }
     }
 
     fn header_hash(&self) -> u32 {

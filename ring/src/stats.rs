@@ -165,6 +165,10 @@ pub struct Stats {
     pub rotation: Histogram,
     /// Time from a membership change's start to the installation.
     pub forming: Histogram,
+    /// Time from submission to delivery here of messages that are not SAFE, one at a time.
+    pub latency_agreed: Histogram,
+    /// The same of SAFE messages.
+    pub latency_safe: Histogram,
     /// Visits.
     pub visits: u64,
     /// Messages accepted by `submit`.

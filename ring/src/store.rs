@@ -185,3 +185,6 @@ impl Store {
         self.slots.iter().filter(|slot| slot.data.is_some()).count()
     }
 }
+
+#[cfg(test)]
+mod tests;

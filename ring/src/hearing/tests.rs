@@ -149,14 +149,14 @@ fn links_are_as_good_as_the_worst_pair() {
 fn penalties_double_and_halve() {
     let mut h = hearing(2);
     let mut rng = Rng::new([0; 32], 1);
-    let level = |h: &Hearing| h.peers[1].penalty.unwrap().0.as_secs();
+    let level = |h: &Hearing| h.peers[1].penalty.level.as_secs();
     for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
         h.punish(at(0), NodeId(1), &mut rng);
         assert_eq!(level(&h), expected);
     }
     assert!(h.in_penalty(at(59_000), NodeId(1)));
     assert!(!h.in_penalty(at(76_000), NodeId(1)));
-    let (_, until) = h.peers[1].penalty.unwrap();
+    let until = h.peers[1].penalty.until;
     h.punish(until + Duration::from_secs(125), NodeId(1), &mut rng);
     assert_eq!(level(&h), 30, "halved twice, doubled once");
 }

@@ -126,7 +126,8 @@ fn chaos(seed: u64, n: usize) {
         }
     }
     let all: Vec<u16> = (0..n as u16).collect();
-    net.settle(&all, ms(10_000));
+    // Penalties take up to 75 s.
+    net.settle(&all, ms(90_000));
     let (count, before) = (net.seen.iter().map(Vec::len).sum::<usize>(), number);
     for node in 0..n {
         number += 1;

@@ -297,3 +297,25 @@ fn packets_of_another_configuration_are_dropped() {
     assert!(net.ring(0).heard().is_empty());
     assert_eq!(net.ring(0).me().node, NodeId(0));
 }
+
+/// Daemons that do not want me (a penalty that I know nothing of) must not take my ring apart at each sign of
+/// life of theirs.
+#[test]
+fn a_merge_that_is_not_answered_is_not_tried_again_at_once() {
+    let mut net = Net::new(3);
+    net.stop(2);
+    net.settle(&[0, 1], ms(1000));
+    net.start(2);
+    let now = net.now;
+    for node in 0..2 {
+        let ring = net.ring(node);
+        for _ in 0..5 {
+            ring.punish(NodeId(2));
+        }
+    }
+    net.run(ms(9_000));
+    assert!(net.count_regular(2) <= 6, "{} configurations of a daemon alone", net.count_regular(2));
+    assert_eq!(net.count_regular(0), 2);
+    net.settle(&[0, 1, 2], ms(60_000));
+    assert!(net.now.since(now) > ms(16_000));
+}

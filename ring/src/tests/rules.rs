@@ -27,9 +27,9 @@ fn only_packets_of_the_round_before_are_requested() {
     lab.data(0, 0, base + 3, Service::Agreed, b"3");
     let t = lab.visit(0, &t);
     assert_eq!(ranges(&t, 1), [(base + 1, base + 2, 0), (base + 4, base + 5, 0)]);
+    let requests = t.requests;
     let mut again = lab.token();
-    again.seq = base + 8;
-    again.requests = t.requests.clone();
+    (again.seq, again.requests) = (base + 8, requests);
     let t = lab.visit(0, &again);
     let wanted = [(base + 1, base + 2, 1), (base + 4, base + 5, 1), (base + 6, base + 8, 0)];
     assert_eq!(ranges(&t, 1), wanted, "own requests are renewed and counted");
