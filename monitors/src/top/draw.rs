@@ -258,7 +258,7 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, app: &App) {
             Line::from(vec![Span::from(format!("filter: {text}")).yellow(), Span::from("   Esc: none").dim()])
         }
         (None, _, None) => Line::from(format!(
-            "?: keys  1-4: span  /: filter  Enter: drill  s: sort ({})  Tab: panel  p: pause  q: quit",
+            "? keys  1-4 span  / filter  Enter drill  s sort: {}  Tab panel  q quit",
             app.sort.title()
         ))
         .dim(),
@@ -356,7 +356,7 @@ mod tests {
             "web1                2.0   2.00    10    0   10    0 2.5ms 2.5ms 2.5ms",
             " Paths  Failing  Clients  Hosts  Statuses  Tail  Stream ",
             "        20    2.5 MB  /a",
-            "q: quit",
+            "q quit",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
