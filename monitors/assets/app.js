@@ -100,6 +100,7 @@ function draw() {
   const shot = state.shot;
   if (!shot) return;
   setStatus(shot.daemon ? "live" : "lost", shot.daemon ? `live from ${shot.daemon}` : "no daemon");
+  drawAlerts(shot);
   drawTiles(shot);
   drawChart(shot);
   drawServers(shot);
@@ -120,6 +121,16 @@ function draw() {
   $("notices").replaceChildren(...(shot.notices.length
     ? shot.notices.map((n) => el("li", {}, el("time", {}, clock(n.at_ms)), n.text))
     : [el("li", { class: "empty" }, "None.")]));
+}
+
+function drawAlerts(shot) {
+  const box = $("alerts");
+  const key = shot.alerts.map((a) => `${a.name} ${a.subject}`).join("|");
+  box.hidden = !shot.alerts.length;
+  // Only a change is worth a reader's voice; the figures in the text change all the time.
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.replaceChildren(...shot.alerts.map((a) => el("li", {}, el("b", {}, a.name), ` ${a.text}`)));
 }
 
 function drawTiles(shot) {

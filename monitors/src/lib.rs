@@ -1,8 +1,10 @@
 //! Real-time views of a cluster's access log: what `spread-top` and `spread-web` share.
 #![forbid(unsafe_code)]
 
+pub mod alerts;
 pub mod cli;
 pub mod filter;
+pub mod notify;
 pub mod snapshot;
 pub mod state;
 pub mod top;

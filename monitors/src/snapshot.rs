@@ -6,7 +6,7 @@ use access_log::stats::{Counters, Dimension, Series, Span, Window};
 use serde::Serialize;
 
 use crate::filter::Filter;
-use crate::state::{Intake, Notice, State};
+use crate::state::{ActiveAlert, Intake, Notice, State};
 
 /// Everything at one moment. Times are milliseconds since 1970, durations microseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub intake: Intake,
     /// Lines whose time is ahead of this machine's clock.
     pub clock_ahead: u64,
+    /// The alerts that are on.
+    pub alerts: Vec<ActiveAlert>,
     /// The newest notices, the newest first.
     pub notices: Vec<Notice>,
 }
@@ -208,6 +210,7 @@ impl Snapshot {
             daemon: state.connected().map(str::to_owned),
             groups: state.groups().clone(),
             intake: state.intake().clone(),
+            alerts: state.alerts().to_vec(),
             notices: state.notices().rev().take(20).cloned().collect(),
         }
     }

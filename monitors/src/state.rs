@@ -94,6 +94,18 @@ pub struct State {
     since_ms: i64,
     now_ms: i64,
     connected: Option<String>,
+    alerts: Vec<ActiveAlert>,
+}
+
+/// An alert that is on.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ActiveAlert {
+    /// Name of its rule.
+    pub name: String,
+    /// The server or group it is about.
+    pub subject: String,
+    /// One sentence with the figures.
+    pub text: String,
 }
 
 /// Names of senders that are remembered; more are looked up anew.
@@ -117,6 +129,7 @@ impl State {
             since_ms: now_ms,
             now_ms,
             connected: None,
+            alerts: Vec::new(),
         }
     }
 
@@ -305,6 +318,16 @@ impl State {
     /// The daemon this monitor is connected to.
     pub fn connected(&self) -> Option<&str> {
         self.connected.as_deref()
+    }
+
+    /// Sets the alerts that are on.
+    pub fn set_alerts(&mut self, alerts: Vec<ActiveAlert>) {
+        self.alerts = alerts;
+    }
+
+    /// The alerts that are on.
+    pub fn alerts(&self) -> &[ActiveAlert] {
+        &self.alerts
     }
 
     /// Since when it counts, in milliseconds since 1970.

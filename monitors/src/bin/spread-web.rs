@@ -1,11 +1,13 @@
 //! `spread-web`: the cluster's access log live on a web page, as JSON and for Prometheus.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use monitors::alerts::Alerts;
 use monitors::cli::SourceArgs;
-use monitors::web;
+use monitors::{notify, web};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -24,6 +26,9 @@ struct Args {
     /// Address of the page
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Rules for alerts (docs/reference/monitors.md)
+    #[arg(long, value_name = "FILE")]
+    alerts: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -41,8 +46,12 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
+        let alerts = args.alerts.as_deref().map(Alerts::load).transpose()?;
         let listener = web::bind(args.listen).await?;
         let state = args.source.start()?;
+        if let Some(alerts) = alerts {
+            notify::start(alerts, state.clone())?;
+        }
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         info!("The page is at http://{}/.", listener.local_addr()?);

@@ -89,6 +89,11 @@ fn render(state: &mut Figures, now_ms: i64) -> String {
     for (group, members) in state.groups() {
         out.sample("spread_log_group_members", &format!("group=\"{}\"", label(group)), members.len());
     }
+    out.family("spread_log_alert_active", "gauge", "1 while an alert is on.");
+    for alert in state.alerts() {
+        let labels = format!("alert=\"{}\",subject=\"{}\"", label(&alert.name), label(&alert.subject));
+        out.sample("spread_log_alert_active", &labels, 1);
+    }
     out.0
 }
 
