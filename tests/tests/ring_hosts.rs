@@ -72,17 +72,44 @@ fn ipv6_multicast_between_hosts() {
             .status();
         assert!(status.unwrap().success());
     }
-    let group: SocketAddr = "[ff15::77]:4803".parse().unwrap();
+    let addrs: Vec<_> = (0..3).map(|n| addr(n).into()).collect();
+    each_packet_is_sent_once(&net, &addrs, "[ff15::77]:4803".parse().unwrap());
+}
+
+#[test]
+fn ipv4_multicast_between_hosts() {
+    if can_make_hosts() {
+        let net = Net::new(3).unwrap();
+        let addrs: Vec<_> = net.hosts().iter().map(tests::netns::Host::addr).collect();
+        each_packet_is_sent_once(&net, &addrs, "239.77.0.9:4803".parse().unwrap());
+    }
+}
+
+#[test]
+fn ipv4_broadcast_between_hosts() {
+    if can_make_hosts() {
+        let net = Net::new(3).unwrap();
+        for host in net.hosts() {
+            let text = format!("{}/24", host.addr());
+            let change = ["addr", "change", &text, "broadcast", "10.77.0.255", "dev", "eth0"];
+            let status = Command::new("ip").args(["-n", host.netns()]).args(change).status();
+            assert!(status.unwrap().success());
+        }
+        let addrs: Vec<_> = net.hosts().iter().map(tests::netns::Host::addr).collect();
+        each_packet_is_sent_once(&net, &addrs, "10.77.0.255:4803".parse().unwrap());
+    }
+}
+
+/// Three daemons; the first sends 400 messages of 1300 bytes to the shared address.
+fn each_packet_is_sent_once(net: &Net, addrs: &[IpAddr], group: SocketAddr) {
     let network = Network {
-        nodes: (0..3)
-            .map(|n| NodeAddr { segment: 0, addrs: vec![IpAddr::V6(addr(n))], port: 4803 })
-            .collect(),
+        nodes: addrs.iter().map(|ip| NodeAddr { segment: 0, addrs: vec![*ip], port: 4803 }).collect(),
         segments: vec![SegmentAddr { multicast: Some(group) }],
     };
     let daemons: Vec<(Handle<Top>, Arc<Mutex<Seen>>, Waker)> = (0..3u16)
         .map(|me| {
             let mut ring = RingConfig::new(NodeId(me), vec![0; 3], [9; 16]);
-            ring.packet_len_max = packet_len_max(1500, addr(me).into());
+            ring.packet_len_max = packet_len_max(1500, addrs[0]);
             let config = DriverConfig::new(ring, new_boot(0).unwrap(), network.clone());
             let seen = Arc::new(Mutex::new(Seen::default()));
             let waker = Waker::new().unwrap();
@@ -169,7 +196,7 @@ fn a_stopped_daemon_that_goes_on_in_time_is_not_missed() {
     clients[0].multicast(ClientService::SAFE, group, 7, "after the pause").unwrap();
     for client in &mut clients {
         match client.receive_timeout(LIMIT).unwrap().expect("a message") {
-            Message::Data(data) => assert_eq!(&data.payload()[..], b"after the pause"),
+            Message::Data(data) => assert_eq!(data.payload(), b"after the pause"),
             // A machine that stood still for seconds proves nothing.
             other => assert!(paused > Duration::from_secs(3), "{other:?} after {paused:?}"),
         }

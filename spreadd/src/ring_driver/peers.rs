@@ -393,6 +393,25 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever the bytes, nothing passes and nothing breaks, and the true sender still gets through.
+        #[test]
+        fn nothing_forged_passes(
+            rest in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..200),
+            prefix in 0usize..28,
+            kind in 0u8..12,
+        ) {
+            let (mut bob, mut alice) = (Bob::new(), Alice::new(7));
+            bob.admit(0, &alice.send(PRESENCE)).unwrap();
+            let mut packet = alice.send(kind);
+            packet.truncate(prefix);
+            packet.extend(&rest);
+            proptest::prop_assert!(bob.admit(1, &packet).is_err());
+            proptest::prop_assert!(Checksum::default().open(mid(0, 7), &mut packet).is_err());
+            proptest::prop_assert_eq!(bob.admit(2, &alice.send(PRESENCE)), Ok(false));
+        }
+    }
+
     #[test]
     fn remembered_sessions_are_bounded() {
         let mut bob = Bob::new();

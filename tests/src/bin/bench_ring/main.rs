@@ -38,8 +38,8 @@ struct Args {
     /// Measurements of each kind; the median is printed.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
-    /// Parts to run: throughput, sealed, latency, kill, idle.
-    #[arg(long, value_delimiter = ',', default_value = "throughput,sealed,latency,kill,idle")]
+    /// Parts to run: throughput, sealed, latency, loss, kill, idle.
+    #[arg(long, value_delimiter = ',', default_value = "throughput,sealed,latency,loss,kill,idle")]
     parts: Vec<String>,
     /// Kills in the part `kill`.
     #[arg(long, default_value_t = 6)]
@@ -78,6 +78,9 @@ fn main() -> Result<()> {
         }
         if has("latency") {
             latency(&args, &mut cluster)?;
+        }
+        if has("loss") && count > 1 {
+            loss(&args, &net, &mut cluster)?;
         }
         if has("kill") && count >= 3 {
             kill(&args, &mut cluster)?;
@@ -183,6 +186,29 @@ fn latency(args: &Args, cluster: &mut Cluster<'_>) -> Result<()> {
     let samples: Result<Vec<_>> =
         (0..args.repeats).map(|_| cluster.paced(1000, "agreed", ms, each.max(1), &all)).collect();
     print(&format!("AGREED, 1000 B at {:.0}/s (half)", most / 2.0), &samples?);
+    Ok(())
+}
+
+/// Every host drops some of what it receives. What is dropped is a whole received run, so up to 63 packets.
+fn loss(args: &Args, net: &Net, cluster: &mut Cluster<'_>) -> Result<()> {
+    let count = cluster.len();
+    println!("\nordered throughput with loss, {count} daemons, all send, 1000 bytes (AGREED)");
+    let senders: Vec<_> = (0..count).collect();
+    for per_mille in [0, 1, 10, 50] {
+        for host in net.hosts() {
+            host.nft(&format!(
+                "add table inet loss\ndelete table inet loss\ntable inet loss {{\n chain input {{\n  type filter \
+                 hook input priority 0;\n  udp dport {{ 4803, 4804 }} numgen random mod 1000 < {per_mille} drop\n \
+                 }}\n}}\n"
+            ))?;
+        }
+        let samples: Result<Vec<_>> =
+            (0..args.repeats).map(|_| cluster.load(1000, "agreed", args.ms, &senders)).collect();
+        row(&format!("{:.1} % lost", f64::from(per_mille) / 10.0), &samples?);
+    }
+    for host in net.hosts() {
+        host.nft("delete table inet loss\n")?;
+    }
     Ok(())
 }
 
