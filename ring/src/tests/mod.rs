@@ -9,6 +9,7 @@ mod faults;
 mod forming;
 mod fuzz;
 mod lab;
+mod large;
 mod net;
 mod rules;
 

@@ -99,6 +99,11 @@ impl Net {
         self.drain(node);
     }
 
+    /// Whether the node lives and takes messages.
+    pub(crate) fn takes(&self, node: usize) -> bool {
+        self.rings[node].as_ref().is_some_and(|ring| ring.leaving.is_none() && !ring.gone)
+    }
+
     pub(crate) fn stop(&mut self, node: usize) {
         self.rings[node] = None;
     }
