@@ -146,7 +146,8 @@ fn add(total: &Mutex<Total>, seed: u64, outcome: &Outcome) -> usize {
 fn report(f: &Figures, histories: u64, wall: Duration) {
     println!(
         "{histories} histories, {} s of virtual time in {:.1} s: {} daemons started, {} rings tried, {} installs, \
-         {} messages submitted, {} deliveries ({} transitional), {} packets ({} lost), {} ambushes",
+         {} messages submitted, {} deliveries ({} transitional), {} packets ({} lost), {} ambushes; clients of \
+         groups read {} messages, {} views, {} signals",
         f.time / 1_000_000_000,
         wall.as_secs_f64(),
         f.starts,
@@ -157,6 +158,9 @@ fn report(f: &Figures, histories: u64, wall: Duration) {
         f.transitional,
         f.packets,
         f.lost,
-        f.strikes
+        f.strikes,
+        f.client_deliveries,
+        f.views,
+        f.signals
     );
 }

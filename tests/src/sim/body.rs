@@ -9,14 +9,57 @@ use super::rng::mix;
 /// Shortest message.
 pub(super) const LEN_MIN: usize = 16;
 
-/// A message of `len` bytes (at least [`LEN_MIN`]), cut into `parts`.
-pub(super) fn write(msg: Msg, service: Service, len: usize, parts: usize) -> Body {
-    let len = len.max(LEN_MIN);
-    let mut out = BytesMut::with_capacity(len + 8);
+/// The head of a message of another layer: `len` bytes follow, which that layer checks itself.
+pub(super) fn head(msg: Msg, service: Service, len: usize) -> Bytes {
+    let mut out = BytesMut::with_capacity(LEN_MIN);
+    put_head(&mut out, msg, service, len);
+    out.freeze()
+}
+
+/// Takes the head off a message of another layer.
+pub(super) fn split(body: &Body) -> Result<(Msg, Service, Vec<Bytes>), String> {
+    let mut head = Vec::with_capacity(LEN_MIN);
+    let mut rest = Vec::new();
+    for part in body.parts() {
+        let take = (LEN_MIN - head.len()).min(part.len());
+        head.extend_from_slice(&part[..take]);
+        if take < part.len() {
+            rest.push(part.slice(take..));
+        }
+    }
+    let (msg, service, len) = read_head(&head)?;
+    let found: usize = rest.iter().map(Bytes::len).sum();
+    if found != len {
+        return Err(format!("{msg} has {found} bytes, {len} were submitted"));
+    }
+    Ok((msg, service, rest))
+}
+
+fn put_head(out: &mut BytesMut, msg: Msg, service: Service, len: usize) {
     out.put_u32_le(msg.by.0);
     out.put_u32_le(msg.no);
     out.put_u32_le(u32::try_from(len).unwrap_or(u32::MAX));
     out.put_u32_le(u32::from(service as u8));
+}
+
+fn read_head(bytes: &[u8]) -> Result<(Msg, Service, usize), String> {
+    let word = |i: usize| bytes.get(4 * i..4 * i + 4)?.try_into().ok().map(u32::from_le_bytes);
+    let (Some(by), Some(no), Some(len), Some(service)) = (word(0), word(1), word(2), word(3)) else {
+        return Err(format!("a message of {} bytes", bytes.len()));
+    };
+    let msg = Msg { by: Proc(by), no };
+    let services = [Service::Reliable, Service::Fifo, Service::Causal, Service::Agreed, Service::Safe];
+    let Some(service) = services.into_iter().find(|s| u32::from(*s as u8) == service) else {
+        return Err(format!("a message of service {service}"));
+    };
+    Ok((msg, service, usize::try_from(len).unwrap_or(usize::MAX)))
+}
+
+/// A message of `len` bytes (at least [`LEN_MIN`]), cut into `parts`.
+pub(super) fn write(msg: Msg, service: Service, len: usize, parts: usize) -> Body {
+    let len = len.max(LEN_MIN);
+    let mut out = BytesMut::with_capacity(len + 8);
+    put_head(&mut out, msg, service, len);
     let key = key(msg);
     let mut word = 0u64;
     while out.len() < len {
@@ -35,16 +78,8 @@ pub(super) fn write(msg: Msg, service: Service, len: usize, parts: usize) -> Bod
 /// Reads a message and checks every byte of it.
 pub(super) fn read(body: &Body) -> Result<(Msg, Service), String> {
     let whole: Bytes = body.to_bytes();
-    let word = |i: usize| whole.get(4 * i..4 * i + 4)?.try_into().ok().map(u32::from_le_bytes);
-    let (Some(by), Some(no), Some(len), Some(service)) = (word(0), word(1), word(2), word(3)) else {
-        return Err(format!("a message of {} bytes", whole.len()));
-    };
-    let msg = Msg { by: Proc(by), no };
-    let services = [Service::Reliable, Service::Fifo, Service::Causal, Service::Agreed, Service::Safe];
-    let Some(service) = services.into_iter().find(|s| u32::from(*s as u8) == service) else {
-        return Err(format!("a message of service {service}"));
-    };
-    if usize::try_from(len).ok() != Some(whole.len()) {
+    let (msg, service, len) = read_head(&whole)?;
+    if len != whole.len() {
         return Err(format!("{msg} has {} bytes, {len} were submitted", whole.len()));
     }
     let key = key(msg);

@@ -10,6 +10,8 @@
 //! failure stays, so the command names those that are not needed.
 
 mod body;
+pub mod group_log;
+pub mod group_oracle;
 pub mod log;
 mod net;
 pub mod oracle;

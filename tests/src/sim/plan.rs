@@ -35,6 +35,8 @@ pub struct Plan {
     pub faults: Vec<Timed>,
     /// Overrides of the engine's configuration.
     pub engine: Engine,
+    /// With the groups on top of the ring, and clients in place of plain messages.
+    pub groups: Option<GroupLoad>,
 }
 
 /// What the clients of each daemon submit.
@@ -54,6 +56,21 @@ pub struct Load {
     pub senders: u64,
     /// Most messages of the whole history.
     pub total: u64,
+}
+
+/// What the clients of groups do.
+#[derive(Clone, Debug)]
+pub struct GroupLoad {
+    /// Number of groups.
+    pub groups: usize,
+    /// Most clients of a daemon that come and go, besides the one that stays.
+    pub clients: u64,
+    /// Mean time between the turns of a client.
+    pub every: u64,
+    /// Most messages that a client sends in one turn.
+    pub burst: u64,
+    /// Part of SAFE messages per mille.
+    pub safe: u64,
 }
 
 /// What is not the default in the engine's configuration.
@@ -220,6 +237,7 @@ impl Plan {
             load,
             faults: Vec::new(),
             engine,
+            groups: GroupLoad::draw(seed),
         };
         plan.draw_faults(&mut rng);
         plan
@@ -388,6 +406,20 @@ impl Load {
     }
 }
 
+impl GroupLoad {
+    /// With generators of its own, so that histories without groups do not depend on it.
+    fn draw(seed: u64) -> Option<Self> {
+        let mut rng = Rng::new(seed, 4);
+        rng.per_mille(400).then(|| Self {
+            groups: usize::try_from(rng.range(1, 5)).unwrap_or(1),
+            clients: rng.below(5),
+            every: rng.log_range(MS, 200 * MS),
+            burst: rng.log_range(1, 12),
+            safe: rng.pick(&[0, 100, 300, 500, 1000]),
+        })
+    }
+}
+
 impl Engine {
     fn draw(rng: &mut Rng) -> Self {
         let windows = match rng.below(5) {
@@ -442,6 +474,9 @@ impl fmt::Display for Plan {
             us(self.wakeup)
         )?;
         writeln!(f, "  {:?}", self.load)?;
+        if let Some(groups) = &self.groups {
+            writeln!(f, "  {groups:?}")?;
+        }
         writeln!(f, "  {:?}", self.engine)?;
         for (i, fault) in self.faults.iter().enumerate() {
             writeln!(f, "  fault {i}: {fault}")?;

@@ -1,5 +1,7 @@
 //! One history: daemons, clients, network, faults, and virtual time.
 
+mod clients;
+
 use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -15,7 +17,10 @@ use spread_ring::{
     Transmit,
 };
 
+use self::clients::{Client, Upper};
 use super::body;
+use super::group_log::{ClientNo, GroupLog};
+use super::group_oracle;
 use super::log::{Entry, Log, Msg, Proc};
 use super::net::{Datagram, Net};
 use super::oracle::{self, Violation};
@@ -93,6 +98,12 @@ pub struct Figures {
     pub lost: u64,
     /// Processes started.
     pub starts: u64,
+    /// Messages that clients of groups read.
+    pub client_deliveries: u64,
+    /// Views that clients of groups read.
+    pub views: u64,
+    /// Transitional signals that clients of groups read.
+    pub signals: u64,
     /// Ambushes that struck.
     pub strikes: u64,
     /// Virtual time in nanoseconds.
@@ -110,6 +121,9 @@ impl Figures {
         self.packets += other.packets;
         self.lost += other.lost;
         self.starts += other.starts;
+        self.client_deliveries += other.client_deliveries;
+        self.views += other.views;
+        self.signals += other.signals;
         self.strikes += other.strikes;
         self.time += other.time;
     }
@@ -126,8 +140,10 @@ pub struct Outcome {
     pub digest: u64,
     /// The trace, if asked for.
     pub trace: Vec<String>,
-    /// The logs.
+    /// The logs of the daemons.
     pub log: Log,
+    /// The logs of the clients, if groups were simulated.
+    pub group_log: GroupLog,
 }
 
 thread_local! {
@@ -168,6 +184,7 @@ pub fn run(plan: &Plan, options: &Options) -> Outcome {
         digest: world.digest,
         trace: world.trace.into(),
         log: world.log,
+        group_log: world.group_log,
     }
 }
 
@@ -189,6 +206,13 @@ enum Next {
     },
     /// The clients of a node submit.
     Client {
+        node: usize,
+        start: u64,
+    },
+    /// A client of groups reads and does something.
+    Turn(ClientNo),
+    /// Another client of groups connects to a node.
+    Connect {
         node: usize,
         start: u64,
     },
@@ -260,6 +284,8 @@ struct Node {
 
 struct Process {
     ring: Ring,
+    /// The groups, if they are simulated.
+    upper: Option<Box<Upper>>,
     mid: Mid,
     proc: Proc,
     clock: Clock,
@@ -274,7 +300,7 @@ struct Process {
     own_delivered: u32,
     conf: ConfId,
     members: Vec<Mid>,
-    in_trans: bool,
+    in_trans: Option<ConfId>,
     leaving_since: Option<u64>,
     /// Timeouts handled at `spin_at`.
     spin: u32,
@@ -297,6 +323,8 @@ struct World {
     /// The last events of a process that dies are read.
     dying: bool,
     log: Log,
+    clients: Vec<Client>,
+    group_log: GroupLog,
     watch: Watch,
     figures: Figures,
     digest: u64,
@@ -341,6 +369,8 @@ impl World {
             quiet: false,
             dying: false,
             log: Log::default(),
+            clients: Vec::new(),
+            group_log: GroupLog::default(),
             watch: Watch::default(),
             figures: Figures::default(),
             digest: 0,
@@ -386,7 +416,9 @@ impl World {
         if self.plan.liveness {
             self.settle()?;
         }
-        oracle::check(&self.log)
+        self.read_everything()?;
+        oracle::check(&self.log)?;
+        group_oracle::check(&self.group_log)
     }
 
     fn run_until(&mut self, until: u64) -> Step {
@@ -408,6 +440,8 @@ impl World {
             Next::Arrive { to, from, path, class, packet } => self.arrive(to, from, path, class, packet),
             Next::Wake { node, start } => self.wake(node, start)?,
             Next::Client { node, start } => self.client(node, start)?,
+            Next::Turn(client) => self.turn(client)?,
+            Next::Connect { node, start } => self.connect_later(node, start)?,
             Next::Begin(fault) => self.begin(fault)?,
             Next::End(fault) => self.end(fault)?,
         }
@@ -421,8 +455,9 @@ impl World {
         let n = &mut self.nodes[node];
         n.start += 1;
         let session = n.rng.bits() | 1;
-        // The state file may be lost.
-        let known = if n.rng.per_mille(700) { n.epoch_file } else { 0 };
+        // The state file may be lost: nothing depends on it but that clients never see an identifier twice.
+        let kept = n.rng.per_mille(700) || plan.groups.is_some();
+        let known = if kept { n.epoch_file } else { 0 };
         let mut seed = [0; 32];
         seed.iter_mut().for_each(|b| *b = u8::try_from(n.rng.below(256)).unwrap_or(0));
         let boot =
@@ -437,10 +472,12 @@ impl World {
             Err(err) => return violation("PANIC", format!("the configuration is refused: {err}")),
         };
         ring.set_trace(self.tracing);
+        let upper = self.upper(node)?;
         let proc = self.log.start(mid);
         self.figures.starts += 1;
         self.nodes[node].process = Some(Process {
             ring,
+            upper,
             mid,
             proc,
             clock,
@@ -453,16 +490,18 @@ impl World {
             own_delivered: 0,
             conf: ConfId::default(),
             members: Vec::new(),
-            in_trans: false,
+            in_trans: None,
             leaving_since: None,
             spin: 0,
             spin_at: 0,
         });
         self.note(node, || format!("starts as p{} session {session:x}", proc.0));
-        if self.plan.load.senders >> node & 1 == 1 {
+        if self.plan.groups.is_none() && self.plan.load.senders >> node & 1 == 1 {
             let at = self.now + self.load.below(self.plan.load.every);
             self.at(at, Next::Client { node, start });
         }
+        self.drain(node)?;
+        self.first_clients(node)?;
         self.drain(node)
     }
 
@@ -474,6 +513,7 @@ impl World {
             self.event(node, event)?;
         }
         self.dying = false;
+        self.clients_die(node);
         if let Some(process) = self.nodes[node].process.take() {
             self.log.end(process.proc);
             self.note(node, || format!("{why} (p{})", process.proc.0));
@@ -555,6 +595,7 @@ impl World {
                 self.event(node, event)?;
             }
             self.submit_pending(node)?;
+            quiet &= !self.pump(node)?;
             if quiet {
                 break;
             }
@@ -563,6 +604,9 @@ impl World {
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         if let Err(what) = process.ring.invariants() {
             return violation("INV", format!("n{node} (p{}): {what}", process.proc.0));
+        }
+        if let Some(Err(what)) = process.upper.as_ref().map(|upper| upper.groups.invariants()) {
+            return violation("INV", format!("groups of n{node} (p{}): {what}", process.proc.0));
         }
         if process.leaving_since.is_some_and(|since| self.now - since > LEAVE_MAX) {
             return violation("LEAVE", format!("n{node} does not get out"));
@@ -695,10 +739,17 @@ impl World {
         let proc = process.proc;
         match event {
             Event::Deliver { seq, index, sender, service, body } => {
-                let (msg, submitted_as) = match body::read(&body) {
+                let read = match &process.upper {
+                    None => body::read(&body).map(|(msg, service)| (msg, service, Vec::new())),
+                    Some(_) => body::split(&body),
+                };
+                let (msg, submitted_as, parts) = match read {
                     Ok(message) => message,
                     Err(what) => return violation("BODY", format!("n{node} delivered {what}")),
                 };
+                if let Some(upper) = &mut process.upper {
+                    upper.groups.handle_deliver(sender.node.0, &parts);
+                }
                 if self.log.find(sender) != Some(msg.by) || service != submitted_as {
                     let what =
                         format!("n{node} delivered {msg} {submitted_as:?} as {service:?} of {sender:?}");
@@ -706,7 +757,7 @@ impl World {
                 }
                 process.own_delivered += u32::from(msg.by == proc);
                 self.figures.deliveries += 1;
-                self.figures.transitional += u64::from(process.in_trans);
+                self.figures.transitional += u64::from(process.in_trans.is_some());
                 self.log.push(proc, now, Entry::Deliver { msg, place: (seq, index), service });
                 self.mix(seq << 20 ^ u64::from(index) << 8 ^ u64::from(msg.by.0) << 40 ^ u64::from(msg.no));
                 self.note(node, || format!("delivers {msg} {service:?} at {seq}.{index}"));
@@ -715,21 +766,25 @@ impl World {
                 }
             }
             Event::Transitional { id, members, of } => {
-                process.in_trans = true;
+                process.in_trans = Some(id);
+                if let Some(upper) = &mut process.upper {
+                    upper.groups.handle_transitional(clients::config_id(id), &clients::nodes(&members));
+                }
                 self.note(node, || format!("gets transitional {id} {} of {of}", show(&members)));
                 self.log.push(proc, now, Entry::Transitional { id, members, of });
                 self.ambush(node, Moment::Transitional, None)?;
             }
             Event::Regular { id, members } => {
-                process.in_trans = false;
+                let trans = process.in_trans.take();
                 process.conf = id;
                 process.members.clone_from(&members);
+                self.new_daemon_view(node, id, &members, trans)?;
                 let set: NodeSet = members.iter().map(|mid| mid.node).collect();
                 self.watch.installed(RingKey::from(id), set);
                 self.mix(id.epoch ^ u64::from(id.nonce) << 32);
                 self.note(node, || format!("installs {id} {}", show(&members)));
                 self.log.push(proc, now, Entry::Regular { id, members });
-                if self.nodes[node].rng.per_mille(600) {
+                if self.nodes[node].rng.per_mille(600) || self.plan.groups.is_some() {
                     self.nodes[node].epoch_file = id.epoch;
                 }
                 if set.len() > 1 {
@@ -761,6 +816,8 @@ impl World {
                 {
                     process.leaving_since = Some(now);
                     process.pending.clear();
+                    self.clients_die(node);
+                    let Some(process) = self.nodes[node].process.as_mut() else { return Ok(()) };
                     let clock = process.clock.read(now);
                     process.ring.leave(clock);
                     self.drain(node)?;
@@ -769,7 +826,9 @@ impl World {
             Fault::Pause(node) => self.nodes[node].paused += 1,
             Fault::Slow(node, most) => self.nodes[node].slow.push(most),
             Fault::Clock(node, rate) => self.nodes[node].clock_rate = rate,
-            Fault::Flood(node, count) if self.nodes[node].paused == 0 && !self.quiet => {
+            Fault::Flood(node, count)
+                if self.nodes[node].paused == 0 && !self.quiet && self.plan.groups.is_none() =>
+            {
                 self.offer(node, count);
                 self.submit_pending(node)?;
                 self.drain(node)?;
@@ -898,7 +957,18 @@ impl World {
             }
             self.run_until(self.now + 20 * MS)?;
         }
+        if self.plan.groups.is_some() {
+            self.last_words()?;
+            while !self.all_delivered() {
+                if self.now - settled > 2 * DELIVER_MAX {
+                    return violation("G10", format!("not all delivered at rest: {}", self.describe()));
+                }
+                self.run_until(self.now + 20 * MS)?;
+            }
+            parts.iter().try_for_each(|part| self.tables_agree(part))?;
+        }
         self.run_until(self.now + QUIET)?;
+        self.read_everything()?;
         // Time limits cannot hold between clocks that differ by more than what they leave room for.
         if self.skew() > 1300 {
             return Ok(());
@@ -925,6 +995,7 @@ impl World {
                 }
             }
         }
+        self.group_log.rest = Some(parts);
         Ok(())
     }
 
@@ -987,6 +1058,9 @@ impl World {
     fn probe(&mut self) -> Step {
         for node in 0..self.plan.nodes {
             let Some(process) = &mut self.nodes[node].process else { continue };
+            if process.upper.is_some() {
+                continue;
+            }
             let probes = [(Service::Agreed, 100), (Service::Safe, 5000), (Service::Reliable, 16)];
             process.pending.extend(probes);
             self.submit_pending(node)?;
@@ -997,7 +1071,7 @@ impl World {
 
     fn all_delivered(&self) -> bool {
         let live = || self.nodes.iter().filter_map(|n| n.process.as_ref());
-        live().all(|p| p.pending.is_empty() && p.own_delivered == p.submitted)
+        live().all(|p| p.pending.is_empty() && p.own_delivered == p.submitted) && self.groups_idle()
     }
 
     fn describe(&self) -> String {
