@@ -126,6 +126,8 @@ pub enum Act {
     Trans(GroupName, GroupId),
     /// Read a self-leave.
     SelfLeave(GroupName),
+    /// Not known to a client: its daemon got this transitional configuration.
+    Broken(ConfId),
     /// Not known to a client: its daemon went on to the next daemon view, together with those of this
     /// transitional configuration.
     Together(ConfId),

@@ -767,9 +767,7 @@ impl World {
             }
             Event::Transitional { id, members, of } => {
                 process.in_trans = Some(id);
-                if let Some(upper) = &mut process.upper {
-                    upper.groups.handle_transitional(clients::config_id(id), &clients::nodes(&members));
-                }
+                self.daemon_view_breaks(node, id, &members)?;
                 self.note(node, || format!("gets transitional {id} {} of {of}", show(&members)));
                 self.log.push(proc, now, Entry::Transitional { id, members, of });
                 self.ambush(node, Moment::Transitional, None)?;

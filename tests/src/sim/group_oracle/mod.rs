@@ -13,6 +13,7 @@
 //! checked in histories that came to rest.
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use spread_ring::ConfId;
 use spread_wire::{Cause, GroupId, GroupName};
 
 use super::group_log::{Act, ClientLog, ClientNo, GroupLog, MsgNo, View};
@@ -53,6 +54,8 @@ struct Read {
     msg: MsgNo,
     /// Position in the client's log.
     at: usize,
+    /// The transitional configuration of its daemon, if it was delivered in one.
+    broken: Option<ConfId>,
 }
 
 /// What a client read of one group, from a base view to the next.
@@ -65,11 +68,8 @@ struct Period {
     reads: Vec<Read>,
     /// Number of `reads` before the transitional signal.
     before_trans: usize,
-    /// Number of `reads` before an in-transition view.
-    before_views: usize,
-    /// Whether there was a transitional signal, and an in-transition view.
+    /// Whether there was a transitional signal.
     trans: bool,
-    trans_view: bool,
     /// Position of the next base view; none if the client left or its log ends.
     next: Option<usize>,
 }
@@ -77,7 +77,7 @@ struct Period {
 impl Period {
     fn begin(group: GroupName, at: usize) -> Self {
         let (reads, next) = (Vec::new(), None);
-        Self { group, at, reads, before_trans: 0, before_views: 0, trans: false, trans_view: false, next }
+        Self { group, at, reads, before_trans: 0, trans: false, next }
     }
 }
 
@@ -94,16 +94,18 @@ impl Reading {
         let mut reading = Self { periods: Vec::new(), had: FxHashMap::default() };
         // Period of each group that the client is in.
         let mut open: FxHashMap<GroupName, usize> = FxHashMap::default();
+        let mut broken = None;
         for (at, act) in client.acts.iter().enumerate() {
             match act {
+                Act::Broken(id) => broken = Some(*id),
+                Act::Together(_) => broken = None,
                 Act::Data { msg, read } => {
                     reading.had.entry(*msg).or_insert(at);
                     let targets: FxHashSet<GroupName> = read.targets.iter().copied().collect();
                     for period in targets.iter().filter_map(|group| open.get(group)) {
                         let period = &mut reading.periods[*period];
-                        period.reads.push(Read { msg: *msg, at });
+                        period.reads.push(Read { msg: *msg, at, broken });
                         period.before_trans += usize::from(!period.trans);
-                        period.before_views += usize::from(!period.trans_view);
                     }
                 }
                 Act::View(view) if !view.is_in_transition() => {
@@ -112,11 +114,6 @@ impl Reading {
                     }
                     open.insert(view.group, reading.periods.len());
                     reading.periods.push(Period::begin(view.group, at));
-                }
-                Act::View(view) => {
-                    if let Some(period) = open.get(&view.group) {
-                        reading.periods[*period].trans_view = true;
-                    }
                 }
                 Act::Trans(group, _) => {
                     if let Some(period) = open.get(group) {
@@ -191,7 +188,8 @@ fn basic(log: &GroupLog) -> Check {
                 Act::JoinReq(group) => {
                     asked.insert(*group);
                 }
-                Act::Send(_) | Act::LeaveReq(_) | Act::Close | Act::Trans(..) | Act::Together(_) => {}
+                Act::Send(_) | Act::LeaveReq(_) | Act::Close | Act::Trans(..) => {}
+                Act::Broken(_) | Act::Together(_) => {}
             }
         }
         if log.rest.is_some() && !client.excused {

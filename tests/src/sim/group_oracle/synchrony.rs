@@ -4,6 +4,7 @@ use super::{
     Cause, Check, ClientLog, ClientNo, FxHashMap, FxHashSet, GroupLog, GroupName, MsgNo, Period, Reading,
     ViewKey, clients, key_at, view_at, violation,
 };
+use spread_ring::ConfId;
 use spread_wire::ServiceType;
 
 pub(super) fn check(log: &GroupLog, readings: &[Reading]) -> Check {
@@ -43,15 +44,16 @@ impl<'a> Synchrony<'a> {
         self.log.messages[msg.index()].is_ordered()
     }
 
-    /// P19, but for what comes after an in-transition view: the join or leave that caused it is an ordinary
-    /// view, and a base view, in the part of the network where it was not in transition.
+    /// P19. What a daemon delivers in transition may come after holes: a join or leave of a departed daemon may
+    /// be missing there that others had. So it is compared among those who were in transition together.
     fn same_view(&self) -> Check {
-        let mut known: FxHashMap<(MsgNo, GroupName), (ClientNo, ViewKey)> = FxHashMap::default();
+        type Place = (MsgNo, GroupName, Option<ConfId>);
+        let mut known: FxHashMap<Place, (ClientNo, ViewKey)> = FxHashMap::default();
         for (no, client, period) in self.all() {
             let here = key_at(client, period.at);
-            let reads = &period.reads[..period.before_views];
-            for read in reads.iter().filter(|read| self.is_ordered(read.msg)) {
-                let (other, there) = *known.entry((read.msg, period.group)).or_insert((no, here));
+            for read in period.reads.iter().filter(|read| self.is_ordered(read.msg)) {
+                let place = (read.msg, period.group, read.broken);
+                let (other, there) = *known.entry(place).or_insert((no, here));
                 if there != here {
                     let what = format!("{other} read {} in {there:?}, {no} in {here:?}", read.msg);
                     return violation("P19", what);

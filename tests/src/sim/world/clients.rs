@@ -37,8 +37,8 @@ pub(super) struct Upper {
 /// What waits for a client.
 enum Item {
     Frame(Frame),
-    /// See [`Act::Together`].
-    Together(ConfId),
+    /// [`Act::Broken`] or [`Act::Together`].
+    Mark(Act),
 }
 
 /// A client of some daemon.
@@ -347,6 +347,16 @@ impl World {
         Ok(moved)
     }
 
+    /// The ring of a node gets a transitional configuration.
+    pub(super) fn daemon_view_breaks(&mut self, node: usize, id: ConfId, members: &[Mid]) -> Step {
+        self.put_out(node)?;
+        if let Some(upper) = self.nodes[node].process.as_mut().and_then(|p| p.upper.as_mut()) {
+            upper.groups.handle_transitional(config_id(id), &nodes(members));
+            self.mark(node, &Act::Broken(id));
+        }
+        Ok(())
+    }
+
     /// The ring of a node forms a configuration; `trans` led to it.
     pub(super) fn new_daemon_view(
         &mut self,
@@ -356,16 +366,19 @@ impl World {
         trans: Option<ConfId>,
     ) -> Step {
         self.put_out(node)?;
-        let start = self.nodes[node].start;
-        let Some(upper) = self.nodes[node].process.as_mut().and_then(|p| p.upper.as_mut()) else {
-            return Ok(());
-        };
-        upper.groups.handle_regular(config_id(id), &nodes(members));
-        let local = self.clients.iter_mut().filter(|c| c.node == node && c.start == start && !c.over);
-        if let Some(trans) = trans {
-            local.for_each(|client| client.inbox.push_back(Item::Together(trans)));
+        if let Some(upper) = self.nodes[node].process.as_mut().and_then(|p| p.upper.as_mut()) {
+            upper.groups.handle_regular(config_id(id), &nodes(members));
+            if let Some(trans) = trans {
+                self.mark(node, &Act::Together(trans));
+            }
         }
         Ok(())
+    }
+
+    fn mark(&mut self, node: usize, act: &Act) {
+        let start = self.nodes[node].start;
+        let local = self.clients.iter_mut().filter(|c| c.node == node && c.start == start && !c.over);
+        local.for_each(|client| client.inbox.push_back(Item::Mark(act.clone())));
     }
 
     fn submit_parts(&mut self, node: usize, service: Service, parts: Vec<Bytes>) -> Step {
@@ -442,8 +455,8 @@ impl World {
         while let Some(item) = self.clients[no.index()].inbox.pop_front() {
             let frame = match item {
                 Item::Frame(frame) => frame,
-                Item::Together(id) => {
-                    self.act(no, Act::Together(id));
+                Item::Mark(act) => {
+                    self.act(no, act);
                     continue;
                 }
             };
