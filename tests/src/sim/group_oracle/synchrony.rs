@@ -15,6 +15,11 @@ pub(super) fn check(log: &GroupLog, readings: &[Reading]) -> Check {
     synchrony.safe()
 }
 
+#[cfg(test)]
+pub(super) fn safe_only(log: &GroupLog, readings: &[Reading]) -> Check {
+    Synchrony::new(log, readings).safe()
+}
+
 struct Synchrony<'a> {
     log: &'a GroupLog,
     readings: &'a [Reading],

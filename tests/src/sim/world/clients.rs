@@ -224,7 +224,7 @@ impl World {
         let mut service =
             if self.load.per_mille(load.safe) { ServiceType::SAFE } else { self.load.pick(&services) };
         if self.load.per_mille(100) {
-            service = service | ServiceType::SELF_DISCARD;
+            service |= ServiceType::SELF_DISCARD;
         }
         let longest = if self.load.per_mille(60) { 20_000 } else { 800 };
         let len = usize::try_from(self.load.log_range(8, longest)).unwrap_or(8);
