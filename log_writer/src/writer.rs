@@ -245,6 +245,11 @@ impl Writer {
 
     fn reopen(&mut self) {
         self.flush();
+        self.reopen_outputs();
+        self.save_state();
+    }
+
+    fn reopen_outputs(&mut self) {
         let failed = self.router.reopen();
         for (target, error) in &failed {
             error!(%target, %error, "The output cannot be opened anew; lines go on to the old one.");
@@ -252,7 +257,6 @@ impl Writer {
         if failed.is_empty() {
             info!("Outputs opened anew.");
         }
-        self.save_state();
     }
 
     /// Writes everything; while an output fails, again and again: nothing is lost, and the queue fills meanwhile.
@@ -275,6 +279,11 @@ impl Writer {
                 return false;
             }
             std::thread::sleep(RETRY_EVERY);
+            // The way out may be another file.
+            let reopens = self.control.reopens.load(Ordering::Relaxed);
+            if std::mem::replace(&mut self.reopens, reopens) != reopens {
+                self.reopen_outputs();
+            }
         }
     }
 

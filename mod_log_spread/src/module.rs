@@ -61,7 +61,8 @@ impl Module for LogSpread {
 
     fn register(hooks: &Hooks<'_, Self>) {
         hooks.pre_config(Order::Middle);
-        hooks.check_config(Order::Middle);
+        // Before mod_log_config, which takes a name with a slash for a file in a missing directory.
+        hooks.check_config(Order::First);
         // Before mod_log_config opens its logs, after BufferedLogs was read.
         hooks.open_logs(Order::First, &[c"mod_log_config.c"]);
         hooks.logs_opened(&[c"mod_log_config.c"]);

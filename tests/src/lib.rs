@@ -5,7 +5,10 @@
 pub mod apache;
 pub mod bins;
 pub mod cluster;
+pub mod load;
 pub mod netns;
 pub mod process;
 pub mod sim;
+pub mod survive;
 pub mod wait;
+pub mod weblog;

@@ -1,0 +1,50 @@
+//! Apache lines of several hosts in one unified log, and what happens when a daemon dies.
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+use tests::apache::Mpm;
+use tests::survive::{Report, Scenario, run, unavailable};
+
+fn scenario(requests: u64, kill: bool) -> Scenario {
+    Scenario { requests, clients: 8, kill, mpm: Mpm::Event, config: String::new() }
+}
+
+/// Runs and checks; `None` where there can be no hosts.
+fn checked(scenario: &Scenario) -> Option<Report> {
+    if let Some(why) = unavailable() {
+        eprintln!("not run: {why}");
+        return None;
+    }
+    let report = run(scenario).unwrap();
+    println!("{report}");
+    report.check().unwrap_or_else(|error| panic!("{error}\n{report}\n{}", report.notes.join("\n")));
+    Some(report)
+}
+
+#[test]
+fn every_request_is_in_both_files_once() {
+    let Some(report) = checked(&scenario(2_000, false)) else { return };
+    assert_eq!(report.outcome.answered.len() + report.outcome.unsure.len(), 2_000);
+    for verdict in &report.verdicts {
+        assert!(verdict.missing.is_empty(), "{verdict:?}");
+    }
+    assert_eq!((report.dropped(), report.in_doubt()), (0, 0));
+}
+
+#[test]
+fn a_killed_daemon_costs_no_line() {
+    let Some(report) = checked(&scenario(4_000, true)) else { return };
+    // Once a log writer was heard, lines are kept until acknowledged: nothing is in doubt, nothing is lost.
+    for verdict in &report.verdicts {
+        assert!(verdict.missing.is_empty(), "{verdict:?}\n{report}");
+    }
+    assert_eq!((report.dropped(), report.in_doubt()), (0, 0));
+}
+
+#[test]
+fn a_killed_daemon_costs_no_line_of_framed_logs() {
+    let framed = Scenario { config: "SpreadLogWire framed\n".into(), ..scenario(4_000, true) };
+    let Some(report) = checked(&framed) else { return };
+    for verdict in &report.verdicts {
+        assert!(verdict.missing.is_empty(), "{verdict:?}\n{report}");
+    }
+}
