@@ -476,7 +476,7 @@ mod tests {
         let session =
             SessionConfig { daemons: vec![], logs: vec![log("a", dir.path(), Some("1"))], state: None };
         for (recorded, left) in [((2, inode + 1), "a\nb\n"), ((2, inode), "a\n"), ((9, inode), "a\n")] {
-            let state = State { files: [(path.clone(), recorded)].into(), positions: vec![] };
+            let state = State { files: [(path.clone(), recorded)].into(), ..State::default() };
             Router::open(&session, true, true, Some(&state)).expect("open");
             assert_eq!(read(dir.path(), "1"), left);
         }

@@ -20,6 +20,8 @@ const BYTES_MAX: u64 = 64 << 20;
 /// The content of a state file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct State {
+    /// Who the writer is, to its sources.
+    pub writer: Option<SourceId>,
     /// Path -> length and inode.
     pub files: BTreeMap<PathBuf, (u64, u64)>,
     /// Group, source, number of the next line.
@@ -75,6 +77,7 @@ impl State {
             ("file", len, inode, path) => {
                 self.files.insert(unescape(path)?.into(), (len.parse().ok()?, inode.parse().ok()?));
             }
+            ("writer", id, _, _) => self.writer = Some(SourceId::parse(id)?),
             ("source", id, next, group) => {
                 let group = Bytes::copy_from_slice(group.as_bytes());
                 self.positions.push((group, SourceId::parse(id)?, next.parse().ok()?));
@@ -90,6 +93,9 @@ impl State {
     /// What the system said.
     pub fn save(&self, path: &Path, sync: bool) -> io::Result<()> {
         let mut text = format!("{HEAD}\n").into_bytes();
+        if let Some(writer) = self.writer {
+            writeln!(text, "writer {writer} - -")?;
+        }
         for (file, (len, inode)) in &self.files {
             let file = file.to_string_lossy().replace('\\', "\\\\").replace('\n', "\\n");
             writeln!(text, "file {len} {inode} {file}")?;
@@ -140,6 +146,7 @@ mod tests {
         let path = dir.path().join("a.state");
         assert!(State::load(&path).expect("no file").is_none());
         let state = State {
+            writer: Some(SourceId([0xcd; 16])),
             files: [(PathBuf::from("/var/log/a b.log"), (7, 9)), ("x\\y\nz\\n".into(), (0, 1))].into(),
             positions: vec![(Bytes::from_static(b"site4"), SourceId([0xab; 16]), 17)],
         };

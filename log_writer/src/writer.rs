@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use log_stream::sequencer::GapReason;
-use log_stream::{Output as Event, Sequencer, TYPE_FRAME};
+use log_stream::{Output as Event, Sequencer, SourceId, TYPE_FRAME};
 use spread::blocking::Sender;
 use spread::{PrivateGroup, Service};
 use tracing::{debug, error, info, warn};
@@ -78,7 +78,8 @@ impl Writer {
         queue: Arc<Queue>,
         control: Arc<Control>,
     ) -> Self {
-        let mut sequencer = Sequencer::new();
+        let me = state.as_ref().and_then(|s| s.writer).unwrap_or_else(|| SourceId(rand::random()));
+        let mut sequencer = Sequencer::new(me);
         for (group, source, next) in state.into_iter().flat_map(|s| s.positions) {
             sequencer.restore(group, source, next);
         }
@@ -323,7 +324,9 @@ impl Writer {
 
     /// Tells the sources what is durable, and asks for what is missing. Everything handled is written.
     fn acknowledge(&mut self, last: bool) {
-        if !self.sequencer.wants_acks() || !(last || self.urgent || Instant::now() >= self.ack_due()) {
+        if !(last || self.sequencer.wants_acks())
+            || !(last || self.urgent || Instant::now() >= self.ack_due())
+        {
             return;
         }
         self.acked = Instant::now();
@@ -334,7 +337,9 @@ impl Writer {
         }
         let Some(sender) = &mut self.sender else { return };
         sender.set_send_timeout(Some(ACK_LIMIT));
-        for (to, message) in self.sequencer.acks(self.begun.elapsed()) {
+        let now = self.begun.elapsed();
+        let answers = if last { self.sequencer.farewells(now) } else { self.sequencer.acks(now) };
+        for (to, message) in answers {
             // What a sender calls itself may be no private group (an injected message): nobody to answer then.
             let Ok(group) = PrivateGroup::parse(&to) else { continue };
             if let Err(error) = sender.enqueue(Service::FIFO, group.as_group(), TYPE_FRAME, message) {
@@ -350,7 +355,7 @@ impl Writer {
     fn save_state(&mut self) -> bool {
         let Some(path) = &self.state_path else { return true };
         let positions = self.sequencer.positions().map(|(g, s, n)| (g.clone(), s, n)).collect();
-        let state = State { files: self.router.files(), positions };
+        let state = State { writer: Some(self.sequencer.me()), files: self.router.files(), positions };
         match state.save(path, self.config.fsync != Fsync::Never) {
             Ok(()) => true,
             Err(error) => {
@@ -385,9 +390,7 @@ impl Writer {
         if self.flush() {
             self.sync();
             if self.unsynced == 0 {
-                self.sequencer.touch();
                 self.acknowledge(true);
-                self.save_state();
             }
         }
         self.show();

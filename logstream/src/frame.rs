@@ -36,6 +36,8 @@ pub const FLAG_CUT: u8 = 0x02;
 pub const FLAG_STRICT: u8 = 0x04;
 /// In an acknowledgement: send again from the number after the acknowledged one.
 pub const FLAG_RESEND: u8 = 0x08;
+/// In an acknowledgement: the writer ends in order, its answers are not to be waited for.
+pub const FLAG_LAST: u8 = 0x10;
 
 /// Identity of a source: random, chosen once by each child process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -47,7 +47,9 @@ pub mod sequencer;
 
 pub use frame::{Frame, FrameError, Kind, SourceId};
 pub use intake::{Intake, Pushed, Record, WhenFull};
-pub use publisher::{Audit, Publisher, PublisherConfig, Released, Service, StreamConfig, Transmit, Wire};
+pub use publisher::{
+    Acks, Audit, Publisher, PublisherConfig, Released, Service, StreamConfig, Transmit, Wire,
+};
 pub use sequencer::{Output, Sequencer};
 
 /// Message type of plain lines that carry no number (what the older modules send).

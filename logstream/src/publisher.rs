@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::frame::{
-    ANYONE, FLAG_CUT, FLAG_RESEND, FLAG_STRICT, Frame, HEAD_BYTES, Kind, SourceId, TAIL_BYTES,
+    ANYONE, FLAG_CUT, FLAG_LAST, FLAG_RESEND, FLAG_STRICT, Frame, HEAD_BYTES, Kind, SourceId, TAIL_BYTES,
 };
 use crate::intake::{Record, What};
 use crate::{MESSAGE_BYTES_MAX, PLAIN_WINDOW, TYPE_FRAME, TYPE_PLAIN, numbered_type};
@@ -41,6 +41,17 @@ pub enum Audit {
     Auto,
     /// Strict from the start: without a writer lines wait, then are dropped and counted.
     On,
+}
+
+/// How many writers must have acknowledged a line of a strict stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Acks {
+    /// All that are known, so that each has every line, also after a partition. A writer that does not answer for
+    /// long, or that ended in order, does not count; and when the queue is nearly full one is enough.
+    #[default]
+    All,
+    /// So many (at least 1).
+    Count(usize),
 }
 
 /// What is to be sent.
@@ -85,6 +96,8 @@ pub struct PublisherConfig {
     pub source: SourceId,
     /// Announcements.
     pub audit: Audit,
+    /// Acknowledgements needed.
+    pub acks: Acks,
     /// Most bytes of lines in one frame.
     pub batch_bytes: usize,
     /// `key=value` lines for the hello: host, process, generation.
@@ -115,6 +128,10 @@ const REWIND_EVERY: Duration = Duration::from_millis(100);
 /// With [`Audit::Auto`], a sent line may be given up (as in doubt) for newer ones when no acknowledgement came for
 /// this long: old subscribers must not starve because a writer of ours went away.
 const PRESSURE_AFTER: Duration = Duration::from_secs(1);
+/// A writer that is asked and does not answer for this long is not waited for.
+const WRITER_LIMIT: Duration = Duration::from_secs(30);
+/// Most writers that are known; others are ignored.
+const WRITERS_MAX: usize = 64;
 
 /// The state machine. See the module.
 #[derive(Debug)]
@@ -141,6 +158,12 @@ struct Barrier {
     sent: Vec<(u32, u64)>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Writer {
+    acked: u64,
+    heard: Duration,
+}
+
 #[derive(Debug)]
 struct Stream {
     cfg: StreamConfig,
@@ -150,6 +173,9 @@ struct Stream {
     /// When the last hello went out or the last answer came in.
     spoke: Duration,
     acked_at: Duration,
+    /// Since when something waits for an acknowledgement.
+    waits_since: Duration,
+    writers: BTreeMap<Bytes, Writer>,
     rewound: Option<Duration>,
     window: VecDeque<Record>,
     /// Records at the front of `window` that were sent in this session.
@@ -179,6 +205,8 @@ impl Publisher {
                 hello_due: false,
                 spoke: Duration::ZERO,
                 acked_at: Duration::ZERO,
+                waits_since: Duration::ZERO,
+                writers: BTreeMap::new(),
                 rewound: None,
                 window: VecDeque::new(),
                 sent: 0,
@@ -232,7 +260,7 @@ impl Publisher {
         }
         for index in 0..u32::try_from(self.streams.len()).unwrap_or(u32::MAX) {
             let stream = &mut self.streams[index as usize];
-            stream.acked_at = now;
+            (stream.acked_at, stream.waits_since) = (now, now);
             if !stream.window.is_empty() {
                 stream.hello_due = can_audit(self.cfg.audit, &stream.cfg);
                 self.activate(index);
@@ -298,11 +326,19 @@ impl Publisher {
             stream.hello_due = true;
             self.newly_heard.push(index);
         }
-        while stream.window.front().is_some_and(|r| r.last() <= frame.seq) {
-            let Some(record) = stream.window.pop_front() else { break };
-            (stream.sent, stream.loose) = (stream.sent.saturating_sub(1), stream.loose.saturating_sub(1));
-            self.released.cost += record.cost();
-            self.released.acked += record.lines();
+        // A writer says who it is; one that does not yet know this source does not count yet.
+        let name = frame.records().get(1).cloned().unwrap_or_default();
+        if frame.source == self.cfg.source
+            && (stream.writers.len() < WRITERS_MAX || stream.writers.contains_key(&name))
+        {
+            let writer = stream.writers.entry(name.clone()).or_insert(Writer { acked: 0, heard: now });
+            writer.acked = writer.acked.max(frame.seq);
+            writer.heard = now;
+        }
+        let upto = stream.confirmed(self.cfg.acks, now);
+        stream.release(upto, now, &mut self.released);
+        if frame.flags & FLAG_LAST != 0 {
+            stream.writers.remove(&name);
         }
         let echo = stream.rewound.is_some_and(|at| now < at + REWIND_EVERY);
         if frame.flags & FLAG_RESEND != 0 && !echo {
@@ -332,6 +368,11 @@ impl Publisher {
             if due {
                 stream.hello_due = true;
             }
+            if stream.strict {
+                let enough = if pressure { Acks::Count(1) } else { self.cfg.acks };
+                let upto = stream.confirmed(enough, now);
+                stream.release(upto, now, &mut self.released);
+            }
             let starving = now.saturating_sub(stream.acked_at) >= PRESSURE_AFTER;
             if pressure
                 && starving
@@ -360,6 +401,15 @@ impl Publisher {
                 stream.hello_due = true;
                 self.activate(index);
             }
+        }
+    }
+
+    /// From now on one acknowledgement is enough: the process ends soon.
+    pub fn relax(&mut self, now: Duration) {
+        self.cfg.acks = Acks::Count(1);
+        for stream in &mut self.streams {
+            let upto = stream.confirmed(self.cfg.acks, now);
+            stream.release(upto, now, &mut self.released);
         }
     }
 
@@ -413,6 +463,9 @@ impl Publisher {
         stream.spoken_here = true;
         loop {
             let record = stream.window.get(stream.sent)?;
+            if stream.sent == 0 {
+                stream.waits_since = now;
+            }
             let (seq, last, time_us) = (record.seq, record.last(), record.time_us);
             let repeat = seq <= stream.top;
             let (group, mess_type, payload) = match (&record.what, stream.cfg.wire) {
@@ -563,6 +616,34 @@ impl Stream {
         )?;
         let group = Some(self.say_group()?);
         Some(Transmit { service: Service::Lines, group, mess_type: TYPE_FRAME, payload })
+    }
+
+    /// The number up to which enough writers have acknowledged.
+    fn confirmed(&self, acks: Acks, now: Duration) -> u64 {
+        let mut acked: Vec<u64> = self.writers.values().map(|w| w.acked).collect();
+        acked.sort_unstable_by(|a, b| b.cmp(a));
+        let needed = match acks {
+            Acks::Count(n) => n.max(1),
+            Acks::All => {
+                let answers = |w: &&Writer| now.saturating_sub(w.heard.max(self.waits_since)) < WRITER_LIMIT;
+                return self.writers.values().filter(answers).map(|w| w.acked).min().unwrap_or(0);
+            }
+        };
+        acked.get(needed - 1).copied().unwrap_or(0)
+    }
+
+    /// Lets go of everything up to a number.
+    fn release(&mut self, upto: u64, now: Duration, released: &mut Released) {
+        while self.window.front().is_some_and(|r| r.last() <= upto) {
+            let Some(record) = self.window.pop_front() else { break };
+            (self.sent, self.loose) = (self.sent.saturating_sub(1), self.loose.saturating_sub(1));
+            self.waits_since = now;
+            released.cost += record.cost();
+            released.acked += record.lines();
+        }
+        if self.window.is_empty() {
+            self.waits_since = now;
+        }
     }
 
     fn after_send(&mut self, records: usize, last: u64) {

@@ -17,7 +17,8 @@ fn stream(wire: Wire) -> StreamConfig {
 }
 
 fn publisher(audit: Audit, wire: Wire) -> Publisher {
-    let cfg = PublisherConfig { source: ID, audit, batch_bytes: 100, about: "pid=7\n".into() };
+    let cfg =
+        PublisherConfig { source: ID, audit, acks: Acks::All, batch_bytes: 100, about: "pid=7\n".into() };
     Publisher::new(cfg, vec![stream(wire)])
 }
 
@@ -49,6 +50,10 @@ fn sent(publisher: &mut Publisher, now: Duration) -> Vec<String> {
 
 fn ack(seq: u64, flags: u8) -> Bytes {
     Frame::encode(Kind::Ack, flags, ID, seq, 0, &[&GROUP]).expect("small")
+}
+
+fn ack_of(writer: &'static str, seq: u64, flags: u8) -> Bytes {
+    Frame::encode(Kind::Ack, flags, ID, seq, 0, &[&GROUP, writer.as_bytes()]).expect("small")
 }
 
 fn barrier(id: u64) -> Bytes {
@@ -165,7 +170,8 @@ fn a_probe_stands_behind_the_lines() {
 #[test]
 fn without_a_writer_a_short_queue_gives_up_sent_lines_only_in_auto() {
     for (audit, in_doubt) in [(Audit::Auto, 2), (Audit::On, 0)] {
-        let cfg = PublisherConfig { source: ID, audit, batch_bytes: 100, about: String::new() };
+        let cfg =
+            PublisherConfig { source: ID, audit, acks: Acks::All, batch_bytes: 100, about: String::new() };
         let mut p = Publisher::new(cfg, vec![StreamConfig { heard: true, ..stream(Wire::Plain) }]);
         p.handle_connected(at(0), [0]);
         p.handle_records((1..=3).map(line));
@@ -175,6 +181,36 @@ fn without_a_writer_a_short_queue_gives_up_sent_lines_only_in_auto() {
         p.handle_timeout(at(1500), true);
         assert_eq!(p.released().in_doubt, in_doubt, "{audit:?}");
     }
+}
+
+#[test]
+fn all_writers_must_have_a_line_unless_one_is_gone() {
+    let start = || {
+        let mut p = publisher(Audit::On, Wire::Plain);
+        p.handle_connected(at(0), [0]);
+        p.handle_records((1..=3).map(line));
+        sent(&mut p, at(0));
+        p.handle_private(at(1), ack_of("b", 1, 0));
+        p.handle_private(at(1), ack_of("a", 3, 0));
+        assert_eq!(p.released().acked, 1, "both have the first");
+        p
+    };
+    let mut p = start();
+    p.handle_private(at(2), ack_of("b", 2, FLAG_LAST));
+    p.handle_timeout(at(3), false);
+    assert_eq!(p.released().acked, 2, "the second ended in order");
+    let mut p = start();
+    p.handle_timeout(at(29_000), false);
+    assert_eq!(p.released().acked, 0);
+    p.handle_private(at(30_000), ack_of("a", 3, 0));
+    p.handle_timeout(at(32_000), false);
+    assert_eq!(p.released().acked, 2, "the second does not answer");
+    let mut p = start();
+    p.handle_timeout(at(3), true);
+    assert_eq!(p.released().acked, 2, "room is short");
+    let mut p = start();
+    p.relax(at(3));
+    assert_eq!(p.released().acked, 2, "the process ends");
 }
 
 #[test]
@@ -227,6 +263,8 @@ enum Op {
     Alone(bool),
     /// A second writer starts from nothing.
     Join,
+    /// The second writer is (or is no more) in another component.
+    Cut(bool),
     Wait,
 }
 
@@ -239,21 +277,26 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Kill),
         1 => any::<bool>().prop_map(Op::Alone),
         1 => Just(Op::Join),
+        1 => any::<bool>().prop_map(Op::Cut),
         2 => Just(Op::Wait),
     ];
     prop::collection::vec(op, 0..120)
 }
 
 /// A writer with what it wrote.
-#[derive(Default)]
-struct Writer {
+struct Witness {
     sequencer: Sequencer,
     lines: Vec<u64>,
     missing: BTreeSet<u64>,
     first: Option<u64>,
 }
 
-impl Writer {
+impl Witness {
+    fn new(id: u8) -> Self {
+        let sequencer = Sequencer::new(SourceId([id; 16]));
+        Self { sequencer, lines: Vec::new(), missing: BTreeSet::new(), first: None }
+    }
+
     fn receive(&mut self, now: Duration, sender: &Bytes, t: &Transmit) {
         let mut out = Vec::new();
         let audit = t.group.as_ref() == Some(&AUDIT);
@@ -284,7 +327,8 @@ struct World {
     alone: bool,
     /// Messages on their way to the writers: sender and message.
     wire: VecDeque<(Bytes, Transmit)>,
-    writers: Vec<Writer>,
+    writers: Vec<Witness>,
+    cut: bool,
 }
 
 impl World {
@@ -300,7 +344,8 @@ impl World {
             session: 0,
             alone: false,
             wire: VecDeque::new(),
-            writers: vec![Writer::default()],
+            writers: vec![Witness::new(1)],
+            cut: false,
         }
     }
 
@@ -319,12 +364,13 @@ impl World {
             Op::Alone(alone) => self.alone = alone,
             Op::Join => {
                 if self.writers.len() == 1 {
-                    self.writers.push(Writer::default());
+                    self.writers.push(Witness::new(2));
                 }
             }
+            Op::Cut(cut) => self.cut = cut,
             Op::Wait => {
                 self.now += at(250);
-                self.publisher.handle_timeout(self.now, true);
+                self.publisher.handle_timeout(self.now, false);
             }
         }
         self.intake.release(self.publisher.released().cost);
@@ -353,14 +399,15 @@ impl World {
 
     fn deliver(&mut self) {
         if let Some((sender, transmit)) = self.wire.pop_front() {
-            for writer in &mut self.writers {
+            let reached = if self.cut { 1 } else { self.writers.len() };
+            for writer in &mut self.writers[..reached] {
                 writer.receive(self.now, &sender, &transmit);
             }
         }
     }
 
     fn ack(&mut self, first_only: bool) {
-        let n = if first_only { 1 } else { self.writers.len() };
+        let n = if first_only || self.cut { 1 } else { self.writers.len() };
         for writer in &mut self.writers[..n] {
             for (to, message) in writer.sequencer.acks(self.now) {
                 if to == format!("#m{}#d", self.session) && !self.alone {
@@ -372,8 +419,12 @@ impl World {
 
     /// Faults end; everything settles.
     fn settle(&mut self) {
-        self.alone = false;
-        for _ in 0..40 {
+        (self.alone, self.cut) = (false, false);
+        for round in 0..40 {
+            // One more line, from which a writer that was cut off learns what it lacks.
+            if round == 20 {
+                self.push();
+            }
             for op in [Op::Send(100), Op::Deliver(100), Op::Ack(false), Op::Wait] {
                 self.step(&op);
             }
@@ -403,9 +454,13 @@ proptest! {
             let got: BTreeSet<u64> = writer.lines.iter().chain(&writer.missing).copied().collect();
             prop_assert_eq!(&got, &(first..=world.pushed).collect::<BTreeSet<_>>());
             prop_assert_eq!(got.len(), writer.lines.len() + writer.missing.len());
-            if i == 0 && world.writers.len() == 1 {
+            // A writer has everything from its start on, but for what the source itself dropped.
+            let dropped: BTreeSet<u64> = world.dropped.range(first..).copied().collect();
+            if i == 0 {
                 prop_assert_eq!(first, 1);
-                prop_assert_eq!(&writer.missing, &world.dropped);
+                prop_assert_eq!(&writer.missing, &dropped);
+            } else {
+                prop_assert!(writer.missing.is_superset(&dropped));
             }
         }
         // With two writers one acknowledgement is enough, so the union is complete.

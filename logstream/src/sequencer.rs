@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::frame::{ANYONE, FLAG_RESEND, FLAG_STRICT, Frame, Kind, SourceId};
+use crate::frame::{ANYONE, FLAG_LAST, FLAG_RESEND, FLAG_STRICT, Frame, Kind, SourceId};
 use crate::{MESSAGE_BYTES_MAX, number_of};
 
 /// Most (source, group) pairs that are remembered; the longest silent one is forgotten for a new one.
@@ -95,8 +95,10 @@ pub struct Counters {
 }
 
 /// The state machine. See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sequencer {
+    /// Who this writer is: the same over restarts.
+    me: SourceId,
     sources: BTreeMap<(Bytes, SourceId), Source>,
     /// (sender, group) of plain lines -> source and number of the next one.
     cursors: BTreeMap<(Bytes, Bytes), (SourceId, u64)>,
@@ -132,9 +134,22 @@ struct Arrival<'a> {
 }
 
 impl Sequencer {
-    /// A sequencer without history.
-    pub fn new() -> Self {
-        Self::default()
+    /// A sequencer without history. `me` tells this writer from others; a writer that goes on after a restart keeps
+    /// it.
+    pub fn new(me: SourceId) -> Self {
+        Self {
+            me,
+            sources: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            counters: Counters::default(),
+            urgent: false,
+        }
+    }
+
+    /// Who this writer is.
+    pub fn me(&self) -> SourceId {
+        self.me
     }
 
     /// Restores the position of a source from a state file.
@@ -406,11 +421,6 @@ impl Sequencer {
         std::mem::take(&mut self.urgent)
     }
 
-    /// Every source gets an acknowledgement in the next round, whatever it got before.
-    pub fn touch(&mut self) {
-        self.sources.values_mut().for_each(|s| s.dirty = true);
-    }
-
     /// True when [`Sequencer::acks`] would give something, or will after a short time.
     pub fn wants_acks(&self) -> bool {
         !self.unknown.is_empty() || self.sources.values().any(|s| s.dirty || s.resend)
@@ -419,6 +429,17 @@ impl Sequencer {
     /// Acknowledgements and requests: receiver (private group) and message. An acknowledgement covers everything
     /// handled so far, so only call it when all of that is as durable as promised.
     pub fn acks(&mut self, now: Duration) -> Vec<(Bytes, Bytes)> {
+        self.answers(now, 0)
+    }
+
+    /// The last acknowledgements, to all sources: this writer ends in order and is not to be waited for.
+    pub fn farewells(&mut self, now: Duration) -> Vec<(Bytes, Bytes)> {
+        self.unknown.clear();
+        self.sources.values_mut().for_each(|s| (s.dirty, s.resend) = (true, false));
+        self.answers(now, FLAG_LAST)
+    }
+
+    fn answers(&mut self, now: Duration, all_flags: u8) -> Vec<(Bytes, Bytes)> {
         let mut messages: BTreeMap<Bytes, Vec<Bytes>> = BTreeMap::new();
         for ((group, id), source) in &mut self.sources {
             let ask = source.resend && source.asked.is_none_or(|at| now >= at + ASK_EVERY);
@@ -426,13 +447,15 @@ impl Sequencer {
                 continue;
             }
             source.dirty = false;
-            let mut flags = 0;
+            let mut flags = all_flags;
             if ask {
                 source.asked = Some(now);
                 self.counters.asked += 1;
-                flags = FLAG_RESEND;
+                flags |= FLAG_RESEND;
             }
-            if let Some(frame) = Frame::encode(Kind::Ack, flags, *id, source.next - 1, 0, &[group]) {
+            if let Some(frame) =
+                Frame::encode(Kind::Ack, flags, *id, source.next - 1, 0, &[group, &self.me.0])
+            {
                 messages.entry(source.sender.clone()).or_default().push(frame);
             }
         }

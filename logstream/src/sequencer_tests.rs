@@ -4,6 +4,7 @@ use super::*;
 use crate::{TYPE_FRAME, TYPE_PLAIN, numbered_type};
 
 const A: SourceId = SourceId([1; 16]);
+const ME: SourceId = SourceId([8; 16]);
 const SENDER: Bytes = Bytes::from_static(b"#m1#d1");
 const GROUP: Bytes = Bytes::from_static(b"site4");
 
@@ -53,7 +54,7 @@ fn acks(s: &mut Sequencer, now: Duration) -> Vec<(u64, u8)> {
 
 #[test]
 fn plain_lines_of_old_modules_are_written_at_once() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     assert_eq!(get(&mut s, false, TYPE_PLAIN, Bytes::from_static(b"x\n")), ["x\n"]);
     assert_eq!(get(&mut s, false, 0, Bytes::from_static(b"y\n")), ["y\n"]);
     assert!(!s.wants_acks());
@@ -62,7 +63,7 @@ fn plain_lines_of_old_modules_are_written_at_once() {
 
 #[test]
 fn numbered_plain_lines_wait_for_their_hello() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     assert_eq!(get(&mut s, false, numbered_type(5), Bytes::from_static(b"x\n")), [""; 0]);
     assert_eq!(acks(&mut s, at(0)), [(0, FLAG_RESEND)]);
     assert_eq!(acks(&mut s, at(100)), []);
@@ -75,7 +76,7 @@ fn numbered_plain_lines_wait_for_their_hello() {
 
 #[test]
 fn a_sender_that_does_not_answer_is_left_alone() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     get(&mut s, false, numbered_type(5), Bytes::from_static(b"x\n"));
     let asked = (0..100).filter(|i| !acks(&mut s, at(i * 1000)).is_empty()).count();
     assert_eq!(asked, 10);
@@ -84,7 +85,7 @@ fn a_sender_that_does_not_answer_is_left_alone() {
 
 #[test]
 fn strict_frames_are_written_once_in_order_and_holes_are_asked_for() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     frame(&mut s, hello(true, 1, 1));
     assert_eq!(frame(&mut s, lines(true, 1, &[b"1\n", b"2\n"])), ["1\n", "2\n"]);
     assert_eq!(frame(&mut s, lines(true, 4, &[b"4\n"])), [""; 0]);
@@ -97,7 +98,7 @@ fn strict_frames_are_written_once_in_order_and_holes_are_asked_for() {
 
 #[test]
 fn loose_frames_are_never_asked_for() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     assert_eq!(frame(&mut s, lines(false, 7, &[b"7\n"])), ["source from 7", "7\n"]);
     assert_eq!(frame(&mut s, lines(false, 10, &[b"a\n"])), ["gap 8..9 Lost", "a\n"]);
     assert_eq!(frame(&mut s, lines(false, 9, &[b"9\n"])), [""; 0]);
@@ -106,7 +107,7 @@ fn loose_frames_are_never_asked_for() {
 
 #[test]
 fn what_another_writer_acknowledged_is_a_declared_hole() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     frame(&mut s, hello(true, 1, 1));
     assert_eq!(frame(&mut s, hello(true, 5, 5)), ["gap 1..4 Elsewhere"]);
     assert_eq!(frame(&mut s, lines(true, 5, &[b"5\n"])), ["5\n"]);
@@ -114,7 +115,7 @@ fn what_another_writer_acknowledged_is_a_declared_hole() {
 
 #[test]
 fn gaps_of_the_source_stand_in_their_place() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     let gap = |from, to: u64| {
         let text = format!("to={to}\n");
         Frame::encode(Kind::Gap, FLAG_STRICT, A, from, 0, &[text.as_bytes()]).expect("small")
@@ -131,7 +132,7 @@ fn gaps_of_the_source_stand_in_their_place() {
 
 #[test]
 fn goodbye_proves_completeness() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     let bye = |last| Frame::encode(Kind::Goodbye, FLAG_STRICT, A, last, 0, &[]).expect("small");
     frame(&mut s, hello(true, 1, 1));
     frame(&mut s, lines(true, 1, &[b"1\n"]));
@@ -143,7 +144,7 @@ fn goodbye_proves_completeness() {
 
 #[test]
 fn lines_of_a_loose_plain_source_are_no_gap() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     let text = Bytes::from_static(b"x\n");
     assert_eq!(get(&mut s, true, TYPE_FRAME, hello(false, 1, 1)), ["source from 1"]);
     assert_eq!(get(&mut s, false, TYPE_PLAIN, text.clone()), ["x\n"]);
@@ -156,7 +157,7 @@ fn lines_of_a_loose_plain_source_are_no_gap() {
 
 #[test]
 fn after_a_lost_session_plain_lines_need_a_new_hello() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     get(&mut s, true, TYPE_FRAME, hello(true, 1, 1));
     assert_eq!(get(&mut s, false, numbered_type(1), Bytes::from_static(b"1\n")), ["1\n"]);
     s.handle_session_lost();
@@ -167,7 +168,7 @@ fn after_a_lost_session_plain_lines_need_a_new_hello() {
 
 #[test]
 fn restored_positions_drop_what_was_written_before() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     s.restore(GROUP, A, 3);
     assert!(!s.wants_acks());
     frame(&mut s, hello(true, 1, 1));
@@ -177,7 +178,7 @@ fn restored_positions_drop_what_was_written_before() {
 
 #[test]
 fn broken_input_is_counted_and_changes_nothing() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     assert!(get(&mut s, true, 0, Bytes::from_static(b"x"))[0].starts_with("reject"));
     assert!(get(&mut s, false, 0, Bytes::new())[0].starts_with("reject"));
     assert!(frame(&mut s, lines(true, 1, &[b"1\n"]).slice(..30))[0].starts_with("reject"));
@@ -187,8 +188,19 @@ fn broken_input_is_counted_and_changes_nothing() {
 }
 
 #[test]
+fn the_last_answer_says_so() {
+    let mut s = Sequencer::new(ME);
+    frame(&mut s, hello(true, 1, 1));
+    frame(&mut s, lines(true, 1, &[b"1\n"]));
+    assert_eq!(acks(&mut s, at(0)), [(1, 0)]);
+    let mut last = s.farewells(at(1)).remove(0).1;
+    let frame = Frame::decode(&mut last).expect("own frame");
+    assert_eq!((frame.seq, frame.flags, &frame.records()[1][..]), (1, FLAG_LAST, &ME.0[..]));
+}
+
+#[test]
 fn sources_are_bounded() {
-    let mut s = Sequencer::new();
+    let mut s = Sequencer::new(ME);
     let mut out = Vec::new();
     for i in 0..SOURCES_MAX as u64 + 10 {
         let mut id = [0; 16];

@@ -33,6 +33,7 @@ httpd::export!(
         &settings::MAX_LINE,
         &settings::BATCH,
         &settings::AUDIT,
+        &settings::ACKS,
         &settings::RETRY,
     ]
 );

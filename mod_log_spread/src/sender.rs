@@ -27,6 +27,8 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_TICK: Duration = Duration::from_secs(1);
 /// Losses are reported at most so often.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// When so little time is left at the end of a child, one acknowledgement is enough.
+const DRAIN_RELAX: Duration = Duration::from_millis(1_000);
 const STACK_BYTES: usize = 256 << 10;
 
 /// Starts the thread of one link.
@@ -39,7 +41,13 @@ pub(crate) fn start(
     about: String,
 ) -> io::Result<()> {
     let source = SourceId(random()?);
-    let cfg = PublisherConfig { source, audit: global.audit, batch_bytes: global.batch_bytes, about };
+    let cfg = PublisherConfig {
+        source,
+        audit: global.audit,
+        acks: global.acks,
+        batch_bytes: global.batch_bytes,
+        about,
+    };
     let publisher = Publisher::new(cfg, link.streams.clone());
     let thread = SenderThread {
         desk,
@@ -312,6 +320,11 @@ impl SenderThread {
             if self.session.is_some() && std::mem::replace(&mut probed, self.sessions) != self.sessions {
                 self.publisher.probe();
                 self.transmit(left);
+            }
+            // A writer that is away must not cost what another has confirmed.
+            if left < DRAIN_RELAX {
+                self.publisher.relax(self.begun.elapsed());
+                self.account();
             }
             if self.publisher.is_idle() || left.is_zero() {
                 break;

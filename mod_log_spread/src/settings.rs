@@ -6,7 +6,7 @@ use std::time::Duration;
 use httpd::{Directive, Params, Scope};
 use log_stream::group::{BUCKETS_MAX, HostHash, Target};
 use log_stream::line::{LINE_BYTES_DEFAULT, LINE_BYTES_MAX, LINE_BYTES_MIN};
-use log_stream::{Audit, WhenFull, Wire};
+use log_stream::{Acks, Audit, WhenFull, Wire};
 use spread::{Address, Service};
 
 use crate::module::LogSpread;
@@ -42,6 +42,7 @@ pub(crate) struct Global {
     pub(crate) batch_bytes: usize,
     pub(crate) batch_wait: Duration,
     pub(crate) audit: Audit,
+    pub(crate) acks: Acks,
     pub(crate) audit_suffix: Box<[u8]>,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
@@ -60,6 +61,7 @@ impl Default for Global {
             batch_bytes: 16_384,
             batch_wait: Duration::from_millis(5),
             audit: Audit::default(),
+            acks: Acks::default(),
             audit_suffix: b"~"[..].into(),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(10),
@@ -241,6 +243,21 @@ pub(crate) static AUDIT: Directive<LogSpread> = Directive {
             }
             settings.global.audit_suffix = (*suffix).into();
         }
+        Ok(())
+    },
+};
+
+pub(crate) static ACKS: Directive<LogSpread> = Directive {
+    name: c"SpreadLogAcks",
+    help: c"all, or the number of log writers that must have acknowledged a line, 1 to 16",
+    scope: Scope::Global,
+    min: 1,
+    max: 1,
+    set: |settings, _: &Params<'_>, words| -> Outcome {
+        settings.global.acks = match words[0] {
+            word if word.eq_ignore_ascii_case(b"all") => Acks::All,
+            word => Acks::Count(number(word, 1, 16).map_err(|e| format!("{e}, nor \"all\""))?),
+        };
         Ok(())
     },
 };
