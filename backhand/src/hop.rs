@@ -1,0 +1,140 @@
+//! The header that marks a request sent from server to server: such a request is never sent on, so a loop is impossible.
+//!
+//! `Backhand-Hop: 1; from=10.0.5.10:80; t=1700000000000000; id=7; mac=0123...`; the last two only with a key.
+// spec: mod_backhand 9.3
+
+use std::net::SocketAddrV4;
+
+use crate::announce::Key;
+use crate::stat::Micros;
+
+/// Name of the header.
+pub const HEADER: &str = "Backhand-Hop";
+/// Largest difference of the clocks of two servers with keys.
+const CLOCK_LIMIT: Micros = Micros::from_secs(30);
+/// Bytes of the code that are sent.
+const MAC: usize = 16;
+
+/// What the code covers of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Signed<'a> {
+    /// Method.
+    pub method: &'a [u8],
+    /// `Host` header.
+    pub host: &'a [u8],
+    /// Path and query as sent.
+    pub target: &'a [u8],
+}
+
+impl Signed<'_> {
+    fn data(&self, from: SocketAddrV4, stamp: Micros) -> Vec<u8> {
+        let head = format!("1\n{from}\n{}", stamp.0);
+        [head.as_bytes(), self.method, self.host, self.target].join(&b'\n')
+    }
+}
+
+/// The value of the header.
+pub fn make(from: SocketAddrV4, now: Micros, key: Option<&Key>, request: Signed<'_>) -> String {
+    let mut value = format!("1; from={from}; t={}", now.0);
+    if let Some(key) = key {
+        let code = key.sign(&request.data(from, now));
+        value.push_str(&format!("; id={}; mac={}", key.id, hex(&code)));
+    }
+    value
+}
+
+fn hex(code: &[u8; 32]) -> String {
+    code.iter().take(MAC).map(|b| format!("{b:02x}")).collect()
+}
+
+/// Who sent the request, if the header is believed. With keys the code must be right and fresh; without, the caller
+/// says by `is_peer` whether the other end of the connection may be that server.
+pub fn verify(
+    value: &[u8],
+    now: Micros,
+    keys: &[Key],
+    request: Signed<'_>,
+    is_peer: impl FnOnce(SocketAddrV4) -> bool,
+) -> Option<SocketAddrV4> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= 200)?;
+    let mut parts = text.split(';').map(str::trim);
+    if parts.next()? != "1" {
+        return None;
+    }
+    let (mut from, mut stamp, mut id, mut mac) = (None, None, None, None);
+    for part in parts {
+        match part.split_once('=')? {
+            ("from", value) => from = Some(value.parse::<SocketAddrV4>().ok()?),
+            ("t", value) => stamp = Some(Micros(value.parse().ok()?)),
+            ("id", value) => id = Some(value.parse::<u8>().ok()?),
+            ("mac", value) => mac = Some(value),
+            _ => {}
+        }
+    }
+    let (from, stamp) = (from?, stamp?);
+    if keys.is_empty() {
+        return is_peer(from).then_some(from);
+    }
+    if now.since(stamp) > CLOCK_LIMIT || stamp.since(now) > CLOCK_LIMIT {
+        return None;
+    }
+    let (id, mac) = (id?, mac?);
+    let data = request.data(from, stamp);
+    let good = keys.iter().filter(|key| key.id == id).any(|key| equal(&hex(&key.sign(&data)), mac));
+    good.then_some(from)
+}
+
+/// Compares in a time that does not depend on where the first difference is.
+fn equal(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: Micros = Micros(1_700_000_000_000_000);
+    const REQUEST: Signed<'_> = Signed { method: b"GET", host: b"www.example.com", target: b"/a?b" };
+
+    fn from() -> SocketAddrV4 {
+        "10.0.5.10:80".parse().unwrap()
+    }
+
+    #[test]
+    fn a_signed_header_holds_for_its_request_and_time_only() {
+        let key = Key::new(7, b"secret");
+        let value = make(from(), NOW, Some(&key), REQUEST);
+        let check = |value: &str, now, request| {
+            verify(value.as_bytes(), now, std::slice::from_ref(&key), request, |_| true)
+        };
+        assert_eq!(check(&value, NOW, REQUEST), Some(from()));
+        assert_eq!(check(&value, NOW.plus(Micros::from_secs(30)), REQUEST), Some(from()));
+        assert_eq!(check(&value, NOW.plus(Micros::from_secs(31)), REQUEST), None);
+        assert_eq!(check(&value, Micros(NOW.0 - 31_000_000), REQUEST), None);
+        assert_eq!(check(&value, NOW, Signed { target: b"/a?c", ..REQUEST }), None);
+        assert_eq!(check(&value, NOW, Signed { method: b"PUT", ..REQUEST }), None);
+        assert_eq!(check(&value.replace("5.10", "5.11"), NOW, REQUEST), None);
+        assert_eq!(check(&make(from(), NOW, None, REQUEST), NOW, REQUEST), None);
+        let other = Key::new(7, b"other");
+        assert_eq!(verify(value.as_bytes(), NOW, &[other], REQUEST, |_| true), None);
+    }
+
+    #[test]
+    fn without_keys_the_other_end_must_be_the_server() {
+        let value = make(from(), NOW, None, REQUEST);
+        assert_eq!(value, "1; from=10.0.5.10:80; t=1700000000000000");
+        assert_eq!(verify(value.as_bytes(), Micros(0), &[], REQUEST, |a| a == from()), Some(from()));
+        assert_eq!(verify(value.as_bytes(), NOW, &[], REQUEST, |_| false), None);
+        assert_eq!(verify(b"2; from=10.0.5.10:80; t=1", NOW, &[], REQUEST, |_| true), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..300), text in "1; (from|t|id|mac)=.{0,20}") {
+            let key = [Key::new(7, b"secret")];
+            prop_assert_eq!(verify(&bytes, NOW, &key, REQUEST, |_| true), None);
+            prop_assert_eq!(verify(text.as_bytes(), NOW, &key, REQUEST, |_| true), None);
+        }
+    }
+}
