@@ -119,7 +119,8 @@ pub struct SessionLimits {
     pub sessions_max: usize,
     /// `MaxSessionMessages`: messages that may wait for a client that does not read.
     pub session_messages_max: usize,
-    /// A client with more messages than that is dropped if it has not caught up after this time.
+    /// A client with more messages than that is dropped unless, in each such time, it catches up or reads at
+    /// least `session_messages_max` messages.
     pub slow_grace: Duration,
     /// A client with more messages than that is dropped at once if they have more bytes than this.
     pub slow_bytes_max: usize,
@@ -280,6 +281,11 @@ impl Daemon {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
             .thread_name("sessions")
+            // The ring thread wakes writers from outside the runtime. With the default they wait until a worker
+            // has done 61 other things, each of which may write a quarter of a megabyte: long enough for a
+            // client to be taken for a slow one.
+            .global_queue_interval(2)
+            .event_interval(8)
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
@@ -376,6 +382,23 @@ impl Daemon {
     /// The counters of the session layer.
     pub fn session_stats(&self) -> SessionStats {
         self.counters.read()
+    }
+
+    /// All counters, for people: a line of `name=value` for each part.
+    pub fn status(&self) -> Vec<String> {
+        let counters = self.session_stats();
+        let mut sessions = format!("sessions: live={}", self.sessions());
+        for (name, value) in counters.iter() {
+            sessions.push_str(&format!(" {name}={value}"));
+        }
+        let mut lines = vec![sessions];
+        if let RingThread::Ring(Some(handle)) = &self.ring
+            && let Some(report) = handle.report()
+        {
+            lines.push(format!("network: {:?}", report.io));
+            lines.push(format!("ring: {:?}", report.ring));
+        }
+        lines
     }
 
     /// Whether the daemon still works. It stops by itself only by a fault.

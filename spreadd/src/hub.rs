@@ -31,7 +31,8 @@ const AHEAD_MAX: usize = 512;
 pub(crate) struct SlowLimits {
     /// `MaxSessionMessages`: frames that may wait for the client.
     pub(crate) frames: usize,
-    /// A client with more frames than that is dropped if it does not get below within this time.
+    /// A client with more frames than that is dropped unless, in each such time, it gets below or reads as many
+    /// frames as may wait for it.
     pub(crate) grace: Duration,
     /// A client with more frames than that is dropped at once if they have more bytes than this.
     pub(crate) bytes: usize,
@@ -45,10 +46,19 @@ struct Session {
     /// Frames of the current batch.
     staged: Vec<Piece>,
     added: Load,
-    /// Since when it has been above the limit of frames.
-    over_since: Option<Instant>,
+    /// While it is above the limit of frames.
+    over: Option<Over>,
     /// Its removal is ordered.
     dying: bool,
+}
+
+/// A session above the limit of frames.
+#[derive(Clone, Copy)]
+struct Over {
+    /// Start of the current time of grace.
+    since: Instant,
+    /// Frames it had read then.
+    read: u64,
 }
 
 /// See the module.
@@ -126,8 +136,8 @@ impl Hub {
             bytes += added.bytes;
             let load = session.outbox.append(&mut session.staged, added);
             if load.frames > self.slow.frames {
-                if session.over_since.is_none() {
-                    session.over_since = Some(now);
+                if session.over.is_none() {
+                    session.over = Some(Over { since: now, read: session.outbox.written_total() });
                     self.over.push(slot);
                 }
                 if load.bytes > self.slow.bytes {
@@ -164,15 +174,22 @@ impl Hub {
     fn check_over(&mut self, now: Instant) {
         for slot in std::mem::take(&mut self.over) {
             let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { continue };
-            let Some(since) = session.over_since else { continue };
+            let Some(over) = session.over else { continue };
             let load = session.outbox.load();
             if session.dying || load.frames <= self.slow.frames {
-                session.over_since = None;
-            } else if now.duration_since(since) >= self.slow.grace {
-                self.drop_slow(slot, load);
-            } else {
-                self.over.push(slot);
+                session.over = None;
+                continue;
             }
+            if now.duration_since(over.since) >= self.slow.grace {
+                let read = session.outbox.written_total();
+                // One that reads is only behind; the limit of bytes still holds for it.
+                if read - over.read < self.slow.frames as u64 {
+                    self.drop_slow(slot, load);
+                    continue;
+                }
+                session.over = Some(Over { since: now, read });
+            }
+            self.over.push(slot);
         }
         if !self.over.is_empty() && self.timer.as_ref().is_none_or(JoinHandle::is_finished) {
             // Nothing else may happen until the time of these sessions is over.
@@ -235,7 +252,7 @@ impl Hub {
             outbox,
             staged: Vec::new(),
             added: Load::default(),
-            over_since: None,
+            over: None,
             dying: false,
         });
     }
@@ -303,7 +320,7 @@ impl Hub {
         if let Some(session) = self.sessions.get(slot).and_then(Option::as_ref).filter(|s| !s.dying) {
             warn!(
                 client = %session.private, messages = load.frames, bytes = load.bytes,
-                messages_max = self.slow.frames,
+                messages_max = self.slow.frames, socket_full = session.outbox.is_blocked(),
                 "Session dropped: the client does not read its messages fast enough."
             );
             self.counters.dropped_slow_total.add(1);

@@ -101,7 +101,8 @@ Examples:
   spreadd -n web1 -c /etc/spread.conf  run as the daemon web1 of the configuration
   spreadd --check -n web1 -c new.conf  check a configuration
 
-Signals: TERM and INT end the daemon in order: it leaves the ring and removes its local socket.
+Signals: TERM and INT end the daemon in order: it leaves the ring and removes its local socket. USR1 writes
+all counters to the log. HUP does nothing: restart the daemon for a new configuration.
 Exit status: 0 ended in order, 1 failed, 2 wrong use or configuration.";
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -179,7 +180,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     announce(&daemon);
     let ended_by_signal = runtime.block_on(async {
         tokio::select! {
-            () = signals.end() => true,
+            () = signals.end(&daemon) => true,
             () = failed(&daemon) => false,
         }
     });
@@ -325,6 +326,7 @@ struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
+    usr1: Signal,
 }
 
 impl Signals {
@@ -333,17 +335,23 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
         })
     }
 
     /// Waits for TERM or INT.
-    async fn end(&mut self) {
+    async fn end(&mut self, daemon: &Daemon) {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return,
                 _ = self.int.recv() => return,
+                _ = self.usr1.recv() => {
+                    for line in daemon.status() {
+                        info!("Status, {line}");
+                    }
+                }
                 _ = self.hup.recv() => {
-                    info!("SIGHUP: there is nothing to reload; restart the daemon for a new configuration.");
+                    warn!("SIGHUP: there is nothing to reload; restart the daemon for a new configuration.");
                 }
             }
         }

@@ -319,6 +319,36 @@ fn a_burst_above_the_limit_is_no_reason_to_drop_a_client_that_reads() {
 }
 
 #[test]
+fn a_reader_that_is_behind_but_reads_is_kept() {
+    let mut options = options();
+    options.limits.session_messages_max = 20;
+    options.limits.slow_grace = Duration::from_millis(200);
+    let daemon = Daemon::start(options).unwrap();
+    let mut behind = Client::connect(&daemon, "behind");
+    behind.joined("g");
+    let sender = {
+        let mut sender = Client::connect(&daemon, "sender");
+        std::thread::spawn(move || {
+            for i in 0..3000u32 {
+                let mut data = vec![7; 10_000];
+                data[..4].copy_from_slice(&i.to_le_bytes());
+                sender.multicast("g", &data);
+            }
+            sender
+        })
+    };
+    let start = Instant::now();
+    for i in 0..3000u32 {
+        assert_eq!(behind.data()[..4], i.to_le_bytes());
+        // It has other work: a few thousand messages a second are its pace.
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    assert!(start.elapsed() > Duration::from_millis(400), "it was not behind for long enough");
+    assert_eq!(daemon.session_stats().dropped_slow_total, 0);
+    sender.join().unwrap();
+}
+
+#[test]
 fn requests_wait_for_room_and_none_is_lost() {
     let mut options = options();
     // Room for a few requests only.

@@ -216,6 +216,9 @@ fn signals_end_it_in_order_and_nothing_is_left_behind() {
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         daemon.signal(Signal::SIGHUP);
         daemon.wait_for("SIGHUP");
+        daemon.signal(Signal::SIGUSR1);
+        let line = daemon.wait_for("Status, sessions: live=");
+        assert!(line.contains(" connections_total=") && line.contains(" dropped_slow_total=0"), "{line}");
         daemon.signal(signal);
         assert_eq!(daemon.wait(), 0, "{}", daemon.seen);
         assert!(daemon.seen.contains("Ended."), "{}", daemon.seen);

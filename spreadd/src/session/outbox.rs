@@ -4,7 +4,7 @@
 //! system calls. The queue counts frames and bytes until they are written, not until they are taken, so its
 //! load is what the client has not read yet.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -38,7 +38,11 @@ pub(crate) struct Outbox {
     pieces: Mutex<Vec<Piece>>,
     frames: AtomicUsize,
     bytes: AtomicUsize,
+    /// Frames written since the start.
+    written: AtomicU64,
     state: AtomicU8,
+    /// The socket took no more at the last try.
+    blocked: AtomicBool,
     /// Something was appended.
     filled: Notify,
     /// The state changed.
@@ -97,6 +101,23 @@ impl Outbox {
     pub(crate) fn written(&self, done: Load) {
         self.frames.fetch_sub(done.frames, Ordering::Relaxed);
         self.bytes.fetch_sub(done.bytes, Ordering::Relaxed);
+        self.written.fetch_add(done.frames as u64, Ordering::Relaxed);
+    }
+
+    /// The writer says whether the socket takes no more.
+    pub(crate) fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Whether the socket took no more at the last try: the client does not read. Otherwise what waits here
+    /// waits for the writer.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Frames written since the start.
+    pub(crate) fn written_total(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// The load now.

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use spread_groups::SessionId;
 use spread_wire::{FrameDecoder, FrameError, ServiceType};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::task::yield_now;
 
 use super::inbox::Inbox;
 use super::stats::Counters;
@@ -59,6 +60,8 @@ pub(crate) async fn read_all<R: AsyncRead + Unpin>(
             inbox.submit(id, std::mem::replace(&mut batch, Vec::with_capacity(requests))).await;
             counters.requests_total.add(requests as u64);
             counters.request_bytes_total.add(bytes as u64);
+            // Others on this thread go on, however fast this client sends.
+            yield_now().await;
         }
         if let Some(end) = end {
             return end;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::task::yield_now;
 
 use super::outbox::{Load, Outbox, Piece};
 
@@ -14,6 +15,9 @@ const SLICES_MAX: usize = 1024;
 
 /// A system call is offered no more slices when it has so many bytes: more than a socket takes at once.
 const WRITE_BYTES_MAX: usize = 1 << 20;
+
+/// A session lets the others on its thread go on when it has written so much.
+const TURN_BYTES_MAX: usize = 256 << 10;
 
 /// Writes until the outbox dies or the socket fails.
 ///
@@ -42,6 +46,7 @@ async fn write_pieces<W: AsyncWrite + Unpin>(
     let mut at = 0;
     // Bytes of `pieces[at]` that are written.
     let mut offset = 0;
+    let mut turn = 0;
     loop {
         let mut done = Load::default();
         while let Some(piece) = pieces.get(at).filter(|piece| piece.bytes.len() <= offset) {
@@ -55,11 +60,21 @@ async fn write_pieces<W: AsyncWrite + Unpin>(
             return Ok(());
         }
         // The slices are made in the poll: they live on the stack, not in the task.
-        let n = poll_fn(|cx| poll_write(socket, cx, &pieces[at..], offset)).await?;
+        let n = poll_fn(|cx| {
+            let write = poll_write(socket, cx, &pieces[at..], offset);
+            outbox.set_blocked(write.is_pending());
+            write
+        })
+        .await?;
         if n == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         offset += n;
+        turn += n;
+        if turn >= TURN_BYTES_MAX {
+            turn = 0;
+            yield_now().await;
+        }
     }
 }
 

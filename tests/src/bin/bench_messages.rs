@@ -1,7 +1,8 @@
 //! Messages per second from clients through daemons to clients, with the client library.
 //!
 //! Every client is a member of one group and receives all messages; some of them send. A sender has at most
-//! `--window` own messages under way, as an application that does not want to be cut off does.
+//! `--window` own messages under way, as an application that does not want to be cut off does. Messages are numbered,
+//! and a missing, repeated or reordered one ends the run with an error.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -193,8 +194,8 @@ fn send(
     own: &AtomicU64,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
-    let data = vec![b'x'; size];
-    let mut sent = 0;
+    let mut data = vec![b'x'; size];
+    let mut sent = 0u64;
     while !stop.load(Ordering::Relaxed) {
         let room = (own.load(Ordering::Acquire) + window).saturating_sub(sent);
         if room == 0 {
@@ -202,6 +203,9 @@ fn send(
             thread::park_timeout(Duration::from_millis(100));
         }
         for _ in 0..room.min(64) {
+            if let Some(number) = data.first_chunk_mut() {
+                *number = sent.to_le_bytes();
+            }
             sender.enqueue(service, group, 0, &data)?;
             sent += 1;
         }
@@ -222,10 +226,21 @@ fn receive(
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
     let mut unreported = 0;
+    // The next number of each sender: nothing may be missing, twice or out of order.
+    let mut next: Vec<(GroupName, u64)> = Vec::new();
     loop {
         match receiver.receive_timeout(Duration::from_millis(200)) {
             Ok(Some(Message::Data(data))) => {
                 count.fetch_add(1, Ordering::Relaxed);
+                if let Some(number) = data.payload().first_chunk() {
+                    let (number, from) = (u64::from_le_bytes(*number), data.sender());
+                    let place = next.iter().position(|(sender, _)| *sender == from).unwrap_or(next.len());
+                    if place == next.len() {
+                        next.push((from, 0));
+                    }
+                    ensure!(next[place].1 == number, "{from}: message {number} instead of {}", next[place].1);
+                    next[place].1 += 1;
+                }
                 if let Some(sender) = sender.filter(|_| data.sender() == me) {
                     unreported += 1;
                     if unreported > half.max(1) / 4 {
