@@ -113,6 +113,39 @@ mod tests {
     }
 
     #[test]
+    fn recorded_files_are_cut_as_specified() {
+        // spec: log-cases/streams.jsonl; a character of a text is a byte.
+        let mut seen = 0;
+        for line in include_str!("../cases/streams.jsonl").lines() {
+            let case: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            if case["kind"] != "file" {
+                continue;
+            }
+            let raw = bytes_of(&case["raw"]);
+            let keep =
+                usize::try_from(case["expect"]["truncate_to"].as_u64().expect("length")).expect("small");
+            assert_eq!(repaired(&raw, None).0, raw[..keep], "{}", case["id"]);
+            seen += 1;
+        }
+        assert!(seen > 4, "{seen} cases");
+    }
+
+    fn bytes_of(value: &serde_json::Value) -> Vec<u8> {
+        let bytes = |text: &str| text.chars().map(|c| u8::try_from(c).expect("a byte")).collect::<Vec<u8>>();
+        match value.as_str() {
+            Some(text) => bytes(text),
+            None => {
+                let parts = value["parts"].as_array().expect("parts").iter();
+                let part = |p: &serde_json::Value| {
+                    let count = usize::try_from(p[1].as_u64().expect("count")).expect("small");
+                    bytes(p[0].as_str().expect("text")).repeat(count)
+                };
+                parts.flat_map(part).collect()
+            }
+        }
+    }
+
+    #[test]
     fn earlier_torn_ends_are_kept() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("a.log");

@@ -406,6 +406,28 @@ mod tests {
     }
 
     #[test]
+    fn recorded_messages_give_their_lines() {
+        // spec: log-cases/streams.jsonl; a character of a text is a byte.
+        let mut seen = 0;
+        for line in include_str!("../cases/streams.jsonl").lines() {
+            let case: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let (true, Some(raw)) = (case["kind"] == "message", case["raw"].as_str()) else { continue };
+            let raw: Vec<u8> = raw.chars().map(|c| u8::try_from(c).expect("a byte")).collect();
+            let dir = tempfile::tempdir().expect("dir");
+            let mut r = router(vec![log("a", dir.path(), Some("1"))]);
+            if !raw.is_empty() {
+                put(&mut r, "a", &raw);
+            }
+            let written = std::fs::read(dir.path().join("1")).expect("read");
+            let lines = written.iter().filter(|b| **b == b'\n').count();
+            assert_eq!(Some(lines as u64), case["expect"]["lines_written"].as_u64(), "{}", case["id"]);
+            assert!(written.is_empty() || written.ends_with(b"\n"));
+            seen += 1;
+        }
+        assert!(seen > 2, "{seen} cases");
+    }
+
+    #[test]
     fn any_match_is_enough() {
         let dir = tempfile::tempdir().expect("dir");
         let dir = dir.path();

@@ -34,6 +34,8 @@ const ACK_LIMIT: Duration = Duration::from_millis(200);
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// The same trouble is written to the log at most so often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Sources that are gone are looked for at most so often.
+const CLEAN_EVERY: Duration = Duration::from_secs(600);
 /// At the end of the program an output that fails is tried for so long.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,7 @@ pub struct Writer {
     unsynced: u64,
     synced: Instant,
     acked: Instant,
+    cleaned: Instant,
     urgent: bool,
     reopens: u64,
     shows: u64,
@@ -98,6 +101,7 @@ impl Writer {
             unsynced: 0,
             synced: now,
             acked: now,
+            cleaned: now,
             urgent: false,
             reopens: 0,
             shows: 0,
@@ -241,6 +245,10 @@ impl Writer {
         }
         if self.waiting.is_none() && self.unsynced == 0 {
             self.acknowledge(false);
+        }
+        if self.cleaned.elapsed() >= CLEAN_EVERY {
+            self.cleaned = Instant::now();
+            self.sequencer.forget_silent(self.begun.elapsed());
         }
     }
 

@@ -15,6 +15,8 @@ use crate::{MESSAGE_BYTES_MAX, number_of};
 
 /// Most (source, group) pairs that are remembered; the longest silent one is forgotten for a new one.
 pub const SOURCES_MAX: usize = 65_536;
+/// A source that was silent for this long is forgotten: its process is gone.
+const SILENT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Time between two requests to send again to the same source.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// A sender that does not answer is asked at most so often, until it is heard again.
@@ -414,6 +416,11 @@ impl Sequencer {
     pub fn handle_session_lost(&mut self) {
         self.cursors.clear();
         self.unknown.clear();
+    }
+
+    /// Forgets sources that were silent for a day. To be called now and then.
+    pub fn forget_silent(&mut self, now: Duration) {
+        self.sources.retain(|_, s| now.saturating_sub(s.heard) < SILENT_MAX);
     }
 
     /// True once after a source said where it stands: it waits for an answer.

@@ -199,6 +199,16 @@ fn the_last_answer_says_so() {
 }
 
 #[test]
+fn silent_sources_are_forgotten() {
+    let mut s = Sequencer::new(ME);
+    frame(&mut s, hello(true, 1, 1));
+    s.forget_silent(at(23 * 3_600_000));
+    assert_eq!(s.sources(), 1);
+    s.forget_silent(at(24 * 3_600_000));
+    assert_eq!(s.sources(), 0);
+}
+
+#[test]
 fn sources_are_bounded() {
     let mut s = Sequencer::new(ME);
     let mut out = Vec::new();
