@@ -36,18 +36,16 @@ impl Groups {
     pub fn handle_regular(&mut self, id: ConfigId, members: &[u16]) {
         let members = Nodes::of(members);
         let survivors = self.transition.take().map_or_else(|| Nodes::one(self.me), |t| t.survivors);
-        let was_synced = self.exchange.take().is_none() && self.config.is_some();
+        self.exchange = None;
         self.config = Some(Configuration { id, members });
         // Everybody else either left or has another table. spec: group-semantics 4 R7
         self.side = self.side.and(survivors);
         self.table.retain(self.side);
         let exchange = self.side != members;
-        if exchange || !was_synced {
-            self.generation = low_half(id.epoch);
-            self.queue.renew();
-        }
         debug!(epoch = id.epoch, ?members, side = ?self.side, exchange, "New configuration.");
         if exchange {
+            self.generation = low_half(id.epoch);
+            self.queue.renew();
             self.stats.exchanges_begun += 1;
             self.exchange = Some(Exchange::new(id, members, self.side, self.me, &self.table));
         } else {

@@ -164,7 +164,6 @@ impl Exchange {
             }
             let known = entry.groups.entry(name).or_insert_with(|| Part { members: Vec::new(), ..part });
             known.members.extend_from_slice(&part.members);
-            known.changed |= part.changed;
             true
         });
         if flags & FLAG_LAST != 0

@@ -175,6 +175,7 @@ impl Groups {
     ///
     /// spec: group-semantics 4 R3
     pub fn poll_submit(&mut self) -> Option<Submission> {
+        // What is given to a ring that is breaking may have to be given again to the next one.
         if self.config.is_none() || self.transition.is_some() {
             return None;
         }

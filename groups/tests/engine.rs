@@ -187,6 +187,42 @@ fn a_group_name_of_32_bytes_is_a_name() {
     assert_eq!(outputs[0].1.header.sender, long);
 }
 
+/// An unstable SAFE message of an earlier configuration holds the tables back until the break: they are complete
+/// in transition. Then the merged view is announced first, and ended by a signal.
+///
+/// spec: group-semantics 2.9, 4 R7
+#[test]
+fn an_exchange_may_be_completed_in_transition() {
+    let mut bus = Bus::new(&[("n1", 1), ("n2", 2), ("n3", 3)], &[&[0, 1], &[2]]);
+    let clients = ["#a#n1", "#b#n2", "#c#n3"].map(|name| bus.connect(name, true));
+    let [a, b, c] = clients;
+    clients.iter().for_each(|client| bus.join(client, &group("g")));
+    bus.settle();
+    bus.multicast(&c, 0x20, &[group("g")], 0, b"once");
+    bus.fill(2, 1);
+    bus.inbox.values_mut().for_each(Vec::clear);
+    bus.heal();
+    bus.reform();
+    bus.turn(2, usize::MAX);
+    bus.turn(0, usize::MAX);
+    bus.partition(&[&[0, 1], &[2]]);
+    bus.reform();
+    bus.settle();
+    let seen = |bus: &Bus, client: &GroupName| -> Vec<(Kind, usize)> {
+        let frames = bus.inbox[client].iter().map(|received| match received {
+            Received::Frame(frame) => (frame.kind(), frame.groups().len()),
+            Received::Closed => panic!("closed"),
+        });
+        frames.collect()
+    };
+    for (client, left) in [(&a, 2), (&b, 2), (&c, 1)] {
+        let mut wanted = vec![(Kind::Membership, 3), (Kind::Transition, 0), (Kind::Membership, left)];
+        // It was not delivered while the tables were missing, and is sent again by the daemon that has it.
+        wanted.extend((*client == c).then_some((Kind::Data, 1)));
+        assert_eq!(seen(&bus, client), wanted, "{client}");
+    }
+}
+
 /// State of 3 000 groups with two members each crosses a merge, in pieces; notifications come in name order.
 ///
 /// spec: group-semantics 4 R9

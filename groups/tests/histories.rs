@@ -69,6 +69,10 @@ enum Op {
     },
     ClearDrops,
     Reform,
+    /// The component of this daemon forms its ring; the others notice later.
+    ReformOne {
+        node: u16,
+    },
     Kill {
         node: u16,
     },
@@ -110,7 +114,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (node.clone(), node.clone()).prop_map(|(at, source)| Op::Drop { at, source }),
         3 => (node.clone(), node.clone()).prop_map(|(at, source)| Op::DropNext { at, source }),
         2 => Just(Op::ClearDrops),
-        5 => Just(Op::Reform),
+        4 => Just(Op::Reform),
+        4 => node.clone().prop_map(|node| Op::ReformOne { node }),
         1 => node.clone().prop_map(|node| Op::Kill { node }),
         1 => node.prop_map(|node| Op::Start { node }),
     ]
@@ -246,6 +251,7 @@ impl History {
             Op::DropNext { at, source } => self.bus.drop_first(at, source),
             Op::ClearDrops => self.bus.clear_drops(),
             Op::Reform => self.bus.reform(),
+            Op::ReformOne { node } => self.bus.reform_one(node),
             Op::Kill { node } => {
                 self.collect();
                 for client in self.by_node.remove(&node).unwrap_or_default() {
@@ -253,7 +259,6 @@ impl History {
                     self.logs[client].excused = true;
                 }
                 self.bus.kill(node);
-                self.bus.reform();
             }
             Op::Start { node } => self.start(node),
         }
@@ -263,7 +268,6 @@ impl History {
         if self.bus.groups(node).is_none() {
             self.bus.start(node);
             self.permanent(node);
-            self.bus.settle();
         }
     }
 

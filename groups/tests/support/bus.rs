@@ -402,17 +402,22 @@ impl Bus {
     /// The daemons notice who can reach whom, and form new configurations where that is not what their rings
     /// say.
     pub fn reform(&mut self) {
-        let mut components: BTreeMap<usize, BTreeSet<u16>> = BTreeMap::new();
-        for (node, component) in (0u16..).zip(&self.reach) {
-            if self.nodes[usize::from(node)].is_some() {
-                components.entry(*component).or_default().insert(node);
-            }
+        (0..u16::try_from(self.nodes.len()).expect("few daemons")).for_each(|node| self.reform_one(node));
+    }
+
+    /// As [`reform`](Self::reform), for the component of one daemon; the others notice later.
+    pub fn reform_one(&mut self, node: u16) {
+        if self.nodes[usize::from(node)].is_none() {
+            return;
         }
-        for members in components.into_values() {
-            let first = *members.first().expect("not empty");
-            if !(self.is_whole(first) && self.ring_members(first).len() == members.len()) {
-                self.form(&members);
-            }
+        let component = self.reach[usize::from(node)];
+        let members: BTreeSet<u16> = (0u16..)
+            .zip(self.reach.iter().zip(&self.nodes))
+            .filter(|(_, (reach, n))| **reach == component && n.is_some())
+            .map(|(node, _)| node)
+            .collect();
+        if !(self.is_whole(node) && self.ring_members(node).len() == members.len()) {
+            self.form(&members);
         }
     }
 
