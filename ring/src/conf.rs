@@ -48,6 +48,8 @@ pub(crate) struct Conf {
     pub(crate) flow: Flow,
     /// The token, while it rests here.
     pub(crate) parked: Option<Box<Token>>,
+    /// Who asked for the token while it was not here, and when.
+    pub(crate) wanted: Option<(NodeId, Nanos)>,
     pub(crate) installed_at: Nanos,
     /// Time of my last visit.
     pub(crate) visited_at: Nanos,
@@ -100,6 +102,7 @@ impl Conf {
             cursor: Cursor::default(),
             flow: Flow::new(cfg, members.len()),
             parked: None,
+            wanted: None,
             installed_at: now,
             visited_at: now,
             visit_idle: true,

@@ -18,7 +18,9 @@ const QUIET_ROTATIONS: u16 = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
     personal: u16,
-    accelerated: u16,
+    /// The configuration gives the personal window. Otherwise a member that sends alone may fill the window.
+    personal_fixed: bool,
+    accelerated: Option<u16>,
     /// `None`: controlled by the representative.
     fixed: Option<u16>,
     window_min: u16,
@@ -47,7 +49,8 @@ impl Flow {
         let personal = cfg.windows.personal.unwrap_or(personal).max(1);
         Self {
             personal,
-            accelerated: cfg.windows.accelerated.unwrap_or(personal),
+            personal_fixed: cfg.windows.personal.is_some(),
+            accelerated: cfg.windows.accelerated,
             fixed,
             window_min: n.saturating_mul(4).min(window_max),
             window_max,
@@ -67,8 +70,9 @@ impl Flow {
         self.fixed.unwrap_or_else(|| start.clamp(self.window_min, self.window_max))
     }
 
+    /// How many of a visit's packets follow the token; without configuration, all.
     pub(crate) fn accelerated(&self) -> usize {
-        self.accelerated.into()
+        self.accelerated.map_or(usize::MAX, usize::from)
     }
 
     /// At the beginning of a visit: takes back what I added at my previous one.
@@ -97,7 +101,9 @@ impl Flow {
             // Repair never starves new work completely.
             room = 1;
         }
-        let allowed = u64::from(self.personal).min(room).min(share).min(token.credit_last.into());
+        let alone = others == 0 && !self.personal_fixed;
+        let personal = if alone { window } else { self.personal.into() };
+        let allowed = personal.min(room).min(share).min(token.credit_last.into());
         usize::try_from(allowed).unwrap_or(usize::MAX)
     }
 

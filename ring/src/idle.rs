@@ -22,6 +22,12 @@ impl Ring {
     }
 
     pub(crate) fn park(&mut self, token: Box<Token>, from: Option<NodeId>) {
+        let wanted = self.conf.wanted.take().filter(|(_, at)| self.now.since(*at) < WAKE_REPEAT_MIN * 2);
+        if let Some((node, _)) = wanted {
+            // Its next request would be up to 20 ms away.
+            self.jump(node, token);
+            return;
+        }
         self.stats.parked += 1;
         // The forwarder would see no sign of the token for long: tell it.
         if let Some(from) = from {
@@ -87,23 +93,32 @@ impl Ring {
     }
 
     /// Sends the resting token directly to the one who asks: the ring goes on from there. A request that
-    /// finds no holder is ignored: the token is moving and will come.
+    /// finds no holder is remembered for a moment: the token is moving and will come, or come to rest.
     pub(crate) fn on_token_request(&mut self, from: Mid, request: TokenRequest) {
         let ours = request.ring == self.conf.key && self.conf.contains(from);
         if self.phase != Phase::Operational || !ours {
             self.stats.drops.ring += 1;
             return;
         }
-        let Some(mut token) = self.conf.parked.take() else { return };
+        let Some(token) = self.conf.parked.take() else {
+            // It is on its way to somebody. If it comes to rest here, the one who asked gets it.
+            self.conf.wanted = Some((from.node, self.now));
+            return;
+        };
         if self.visit_due {
             // I have work too; the token passes the requester on its way.
             self.conf.parked = Some(token);
             return;
         }
         self.timers.stop(Timer::Park);
+        self.jump(from.node, token);
+    }
+
+    /// Everything is safe at all members: the token may leave out some of them.
+    fn jump(&mut self, to: NodeId, mut token: Box<Token>) {
         token.idle = 0;
         self.stats.jumps += 1;
-        self.trace(|_| format!("jump to={} ts={}", from.node, token.token_seq));
-        self.forward(from.node, token);
+        self.trace(|_| format!("jump to={to} ts={}", token.token_seq));
+        self.forward(to, token);
     }
 }

@@ -23,6 +23,10 @@ impl Ring {
     pub(crate) fn on_join(&mut self, from: Mid, join: Join) {
         self.stats.joins_received += 1;
         self.note_epoch(join.epoch.max(join.seen));
+        if !join.proc.iter().all(|mid| self.is_configured(*mid)) {
+            self.stats.drops.facts += 1;
+            return;
+        }
         let hears_me = join.hear.iter().any(|heard| heard.mid == self.me);
         if !hears_me || !self.hearing.is_usable(from) {
             self.stats.drops.join += 1;

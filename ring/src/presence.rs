@@ -19,7 +19,7 @@ const PRESENCE_GAP_MIN: Duration = Duration::from_millis(20);
 const PACKET_LEN_TUNNEL: usize = 1200;
 
 /// The length of this presence if it tests a way: mostly that of the longest packet, or another one that may
-/// pass where that does not. Even presences go by multicast, odd ones by unicast.
+/// pass where that does not. Three of four presences go by multicast, the fourth by unicast.
 fn probe_len(count: u32, len_max: usize) -> Option<usize> {
     let shorter = if (count / 8).is_multiple_of(2) { PACKET_LEN_TUNNEL } else { PACKET_LEN_SAFE };
     match count % 8 {
@@ -37,7 +37,7 @@ impl Ring {
         self.timers.set_min(Timer::Presence, at.max(self.now));
     }
 
-    /// Multicast and unicast alternate, so that both ways are tested, and so do the lengths.
+    /// Both ways are tested, and several lengths.
     pub(crate) fn send_presence(&mut self) {
         let (now, count) = (self.now, self.presence_count);
         self.timers.set(Timer::Presence, now + self.cfg.timers.presence);
@@ -71,7 +71,7 @@ impl Ring {
         if let Some(padding) = probe.and_then(|len| len.checked_sub(HEADER_LEN + body.len())) {
             body.put_bytes(0, padding);
         }
-        let multicast = count.is_multiple_of(2);
+        let multicast = count % 4 != 3;
         let to = self.hearing.presence_targets(now, multicast);
         self.stats.presences_sent += 1;
         let packets = if HEADER_LEN + body.len() <= len_max {
@@ -82,8 +82,13 @@ impl Ring {
         } else {
             self.control_packets(Kind::Presence, &body)
         };
+        // Who is new shall know soon that I hear it, and that unicast passes.
+        let greet = std::mem::replace(&mut self.greet, NodeSet::EMPTY);
         for packet in packets {
-            self.emit(to, multicast, Class::Data, packet);
+            self.emit(to, multicast, Class::Data, packet.clone());
+            if multicast {
+                self.emit(greet, false, Class::Data, packet);
+            }
         }
     }
 

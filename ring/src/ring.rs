@@ -153,6 +153,8 @@ pub struct Ring {
     pub(crate) control_id: u32,
     pub(crate) presence_count: u32,
     pub(crate) presence_at: Nanos,
+    /// Peers that get the next presence also by unicast.
+    pub(crate) greet: NodeSet,
     pub(crate) hop_ack_at: Nanos,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) gone: bool,
@@ -209,6 +211,7 @@ impl Ring {
             control_id,
             presence_count: 0,
             presence_at: Nanos(0),
+            greet: NodeSet::EMPTY,
             hop_ack_at: Nanos(0),
             leaving: None,
             gone: false,
@@ -536,8 +539,18 @@ impl Ring {
         fragments.iter().map(packet).collect()
     }
 
+    fn configured(&self) -> NodeSet {
+        let unused = NODES_MAX.saturating_sub(self.cfg.nodes.len());
+        NodeSet(u128::MAX.checked_shr(u32::try_from(unused).unwrap_or(u32::MAX)).unwrap_or(0))
+    }
+
+    pub(crate) fn is_configured(&self, mid: Mid) -> bool {
+        mid.node.index() < self.cfg.nodes.len()
+    }
+
     pub(crate) fn emit(&mut self, to: NodeSet, multicast: bool, class: Class, packet: Bytes) {
-        let mut to = to;
+        // What members say may name nodes that do not exist.
+        let mut to = to.intersection(self.configured());
         to.remove(self.me.node);
         if !to.is_empty() {
             self.tx.push_back(Transmit { to, multicast, class, packet });
@@ -569,6 +582,7 @@ impl Ring {
             self.on_usable(from);
         }
         if news {
+            self.greet.insert(from.node);
             self.presence_soon();
         }
         true

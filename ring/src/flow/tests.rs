@@ -31,14 +31,14 @@ fn token(window: u16) -> Token {
 #[test]
 fn windows_follow_the_configuration_or_the_size_of_the_ring() {
     let flow = Flow::new(&cfg(), 4);
-    assert_eq!((flow.personal, flow.accelerated), (44, 44));
+    assert_eq!((flow.personal, flow.accelerated()), (44, usize::MAX));
     assert_eq!((flow.window_start(2), flow.window_start(4), flow.window_start(100)), (160, 176, 2048));
     let mut cfg = cfg();
     cfg.windows.window = Some(30);
     cfg.windows.personal = Some(7);
     cfg.windows.accelerated = Some(3);
     let mut flow = Flow::new(&cfg, 4);
-    assert_eq!((flow.window_start(4), flow.personal, flow.accelerated), (30, 7, 3));
+    assert_eq!((flow.window_start(4), flow.personal, flow.accelerated()), (30, 7, 3));
     let mut t = token(99);
     flow.rotate(&mut t);
     assert_eq!(t.window, 30);
@@ -85,6 +85,11 @@ fn shares_are_fair() {
     assert_eq!(flow.allowed(&t, 0, 1, 0), 1, "at least one");
     t.backlog = 0;
     assert_eq!(flow.allowed(&t, 0, 100, 0), 40);
+    t.window = 160;
+    assert_eq!(flow.allowed(&t, 0, 1000, 0), 160, "who sends alone fills the window");
+    t.backlog = 100;
+    assert_eq!(flow.allowed(&t, 0, 1000, 0), 44, "beside others one burst at a time");
+    (t.backlog, t.window) = (0, 40);
     assert_eq!(flow.allowed(&t, 0, 100, 40), 1, "repair never starves new work");
     t.fcc = 40;
     assert_eq!(flow.allowed(&t, 0, 100, 0), 0);
