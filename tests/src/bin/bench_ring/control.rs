@@ -79,6 +79,8 @@ pub(crate) struct Cluster<'a> {
     sealed: bool,
     options: Options,
     nodes: Vec<Option<Node>>,
+    /// Configurations of all living daemons together, as last seen.
+    installs: u64,
 }
 
 fn numbers(line: &str) -> Result<Vec<u64>> {
@@ -92,7 +94,7 @@ fn now() -> Result<u64> {
 
 impl<'a> Cluster<'a> {
     pub(crate) fn start(net: &'a Net, name: &'static str, sealed: bool, options: Options) -> Result<Self> {
-        let mut cluster = Self { net, name, sealed, options, nodes: Vec::new() };
+        let mut cluster = Self { net, name, sealed, options, nodes: Vec::new(), installs: 0 };
         for index in 0..net.hosts().len() {
             let node = cluster.spawn(index)?;
             cluster.nodes.push(Some(node));
@@ -159,6 +161,10 @@ impl<'a> Cluster<'a> {
     fn formed(&mut self) -> Result<u64> {
         let count = self.living().count();
         let times = self.ask_all(|_| format!("members {count} {FORM_LIMIT_MS}"))?;
+        self.installs = 0;
+        for answer in self.ask_all(|_| "confs".into())? {
+            self.installs += answer.split_whitespace().count() as u64;
+        }
         times.iter().map(|time| Ok(time.parse::<u64>()?)).try_fold(0, |a, b: Result<u64>| Ok(a.max(b?)))
     }
 
@@ -202,14 +208,20 @@ impl<'a> Cluster<'a> {
             }
             sample.cpu_us += cpu as f64 / 1e3 / count.max(1) as f64;
         }
+        let mut all_installs = 0;
         for answer in self.ask_all(|_| "quiet".into())? {
             let answer = numbers(&answer)?;
-            let [faults, count, p50, p99, max] = answer[..] else { bail!("{answer:?}") };
+            let [faults, installs, count, p50, p99, max] = answer[..] else { bail!("{answer:?}") };
+            all_installs += installs;
             ensure!(faults == 0, "{faults} messages of a daemon came twice, not at all, or out of order");
             sample.count += count;
             sample.p50_us = sample.p50_us.max(p50 as f64 / 1e3);
             sample.p99_us = sample.p99_us.max(p99 as f64 / 1e3);
             sample.max_us = sample.max_us.max(max as f64 / 1e3);
+        }
+        if all_installs != self.installs {
+            eprintln!("the membership changed during a measurement: the machine stood still for too long");
+            self.installs = all_installs;
         }
         self.same_order()?;
         Ok(sample)
@@ -221,9 +233,12 @@ impl<'a> Cluster<'a> {
         let mut seen: HashMap<&str, &str> = HashMap::new();
         for answer in &answers {
             for check in answer.split_whitespace() {
-                let (count, hash) = check.split_once(':').context("no hash")?;
-                let first = *seen.entry(count).or_insert(hash);
-                ensure!(first == hash, "two daemons delivered in different order (before number {count})");
+                let (place, hash) = check.split_once(':').context("no hash")?;
+                let first = *seen.entry(place).or_insert(hash);
+                ensure!(
+                    first == hash,
+                    "two daemons delivered in different order (before epoch.number {place})"
+                );
             }
         }
         Ok(())

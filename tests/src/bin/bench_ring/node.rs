@@ -61,8 +61,8 @@ struct Shared {
     latency: Mutex<Histogram>,
     /// Time and number of members of each regular configuration.
     confs: Mutex<Vec<(u64, usize)>>,
-    /// Hash of the order after so many deliveries of the configuration.
-    checks: Mutex<VecDeque<(u64, u64)>>,
+    /// Epoch of the configuration, deliveries in it, hash of their order.
+    checks: Mutex<VecDeque<(u64, u64, u64)>>,
     faults: AtomicU64,
 }
 
@@ -86,6 +86,8 @@ struct Synthetic {
     number: u64,
     /// Last number seen of each daemon.
     last: Vec<u64>,
+    /// Epoch of the regular configuration; `None` in a transitional one, where components may differ.
+    epoch: Option<u64>,
     count: u64,
     hash: u64,
     batch: (u64, u64),
@@ -125,12 +127,13 @@ impl Synthetic {
         self.count += 1;
         self.hash = (self.hash ^ number ^ (u64::from(sender.0) << 56)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         if self.count.is_multiple_of(CHECK_EVERY)
+            && let Some(epoch) = self.epoch
             && let Ok(mut checks) = self.shared.checks.lock()
         {
             if checks.len() >= CHECKS {
                 checks.pop_front();
             }
-            checks.push_back((self.count, self.hash));
+            checks.push_back((epoch, self.count, self.hash));
         }
         self.batch.0 += 1;
         self.batch.1 += body.len() as u64;
@@ -146,18 +149,17 @@ impl Upper for Synthetic {
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Deliver { sender, body, .. } => self.deliver(sender.node, &body),
-            Event::Regular { members, .. } => {
+            Event::Regular { members, id } => {
+                self.epoch = Some(id.epoch);
                 self.count = 0;
                 self.hash = 0;
                 self.last.fill(0);
                 if let Ok(mut confs) = self.shared.confs.lock() {
                     confs.push((now(), members.len()));
                 }
-                if let Ok(mut checks) = self.shared.checks.lock() {
-                    checks.clear();
-                }
             }
-            Event::Transitional { .. } | Event::Writable => {}
+            Event::Transitional { .. } => self.epoch = None,
+            Event::Writable => {}
         }
     }
 
@@ -206,6 +208,7 @@ pub(crate) fn run(args: &NodeArgs) -> Result<()> {
         arena: BytesMut::new(),
         number: 0,
         last: vec![0; usize::from(args.count)],
+        epoch: None,
         count: 0,
         hash: 0,
         batch: (0, 0),
@@ -283,7 +286,7 @@ impl Host {
             "quiet" => self.quiet(),
             "checks" => {
                 let checks = self.shared.checks.lock().map_err(|_| anyhow!("poisoned"))?;
-                Ok(checks.iter().map(|(n, h)| format!("{n}:{h:x}")).collect::<Vec<_>>().join(" "))
+                Ok(checks.iter().map(|(e, n, h)| format!("{e}.{n}:{h:x}")).collect::<Vec<_>>().join(" "))
             }
             // bare-open OFFLOAD
             "bare-open" => {
@@ -399,10 +402,11 @@ impl Host {
             std::thread::sleep(Duration::from_millis(2));
         }
         let faults = self.shared.faults.load(Ordering::Relaxed);
+        let installs = self.shared.confs.lock().map_err(|_| anyhow!("poisoned"))?.len();
         let mut latency = self.shared.latency.lock().map_err(|_| anyhow!("poisoned"))?;
         let histogram = std::mem::take(&mut *latency);
         Ok(format!(
-            "{faults} {} {} {} {}",
+            "{faults} {installs} {} {} {} {}",
             histogram.count(),
             histogram.quantile(0.5),
             histogram.quantile(0.99),
