@@ -32,6 +32,9 @@ struct Args {
     /// With --seed: look for a smaller history that fails in the same way.
     #[arg(long)]
     shrink: bool,
+    /// Somebody forges packets: only the survival of the daemons is judged.
+    #[arg(long)]
+    hostile: bool,
     /// Histories that run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -58,6 +61,9 @@ fn command(seed: u64, options: &Options) -> String {
         let list: Vec<String> = options.without.iter().map(ToString::to_string).collect();
         command += &format!(" --without {}", list.join(","));
     }
+    if options.hostile {
+        command += " --hostile";
+    }
     if let Some(percent) = options.load {
         command += &format!(" --load {percent}");
     }
@@ -66,7 +72,8 @@ fn command(seed: u64, options: &Options) -> String {
 
 fn one(args: &Args, seed: u64) -> ExitCode {
     let plan = Plan::draw(seed);
-    let mut options = Options { without: args.without.clone(), load: args.load, trace: false };
+    let mut options =
+        Options { without: args.without.clone(), load: args.load, hostile: args.hostile, trace: false };
     print!("{plan}");
     if args.shrink
         && let Some(failure) = run(&plan, &options).failure
@@ -103,6 +110,7 @@ fn many(args: &Args) -> ExitCode {
     let begin = Instant::now();
     let next = AtomicU64::new(args.from);
     let stop = AtomicBool::new(false);
+    let options = Options { hostile: args.hostile, ..Options::default() };
     let total = Mutex::new(Total::default());
     std::thread::scope(|scope| {
         for _ in 0..args.jobs.max(1) {
@@ -113,7 +121,7 @@ fn many(args: &Args) -> ExitCode {
                     if seed >= args.from.saturating_add(args.seeds) || late {
                         break;
                     }
-                    let outcome = run(&Plan::draw(seed), &Options::default());
+                    let outcome = run(&Plan::draw(seed), &options);
                     if add(&total, seed, &outcome) >= args.failures {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -125,7 +133,7 @@ fn many(args: &Args) -> ExitCode {
     report(&total.figures, total.done, begin.elapsed());
     for (seed, failure) in &total.failed {
         let plan = Plan::draw(*seed);
-        let (best, smaller) = shrink::shrink(&plan, &Options::default(), failure, 120);
+        let (best, smaller) = shrink::shrink(&plan, &options, failure, 120);
         println!("\nseed {seed} FAILED {smaller}");
         println!("  repeat with: {} --trace", command(*seed, &best));
     }
@@ -147,7 +155,7 @@ fn report(f: &Figures, histories: u64, wall: Duration) {
     println!(
         "{histories} histories, {} s of virtual time in {:.1} s: {} daemons started, {} rings tried, {} installs, \
          {} messages submitted, {} deliveries ({} transitional), {} packets ({} lost), {} ambushes; clients of \
-         groups read {} messages, {} views, {} signals",
+         groups read {} messages, {} views ({} in transition), {} signals",
         f.time / 1_000_000_000,
         wall.as_secs_f64(),
         f.starts,
@@ -161,6 +169,7 @@ fn report(f: &Figures, histories: u64, wall: Duration) {
         f.strikes,
         f.client_deliveries,
         f.views,
+        f.transition_views,
         f.signals
     );
 }

@@ -1,6 +1,7 @@
 //! One history: daemons, clients, network, faults, and virtual time.
 
 mod clients;
+mod forge;
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -18,6 +19,7 @@ use spread_ring::{
 };
 
 use self::clients::{Client, Upper};
+use self::forge::Forger;
 use super::body;
 use super::group_log::{ClientNo, GroupLog};
 use super::group_oracle;
@@ -59,6 +61,9 @@ pub struct Options {
     pub load: Option<u64>,
     /// Keep a trace.
     pub trace: bool,
+    /// Somebody with the addresses and sessions of the daemons sends forged packets. Nothing is promised then
+    /// but that no daemon ends or runs hot, and that all is well again when the forger stops.
+    pub hostile: bool,
 }
 
 /// Why a history failed.
@@ -102,6 +107,8 @@ pub struct Figures {
     pub client_deliveries: u64,
     /// Views that clients of groups read.
     pub views: u64,
+    /// Views in transition that clients of groups read.
+    pub transition_views: u64,
     /// Transitional signals that clients of groups read.
     pub signals: u64,
     /// Ambushes that struck.
@@ -123,6 +130,7 @@ impl Figures {
         self.starts += other.starts;
         self.client_deliveries += other.client_deliveries;
         self.views += other.views;
+        self.transition_views += other.transition_views;
         self.signals += other.signals;
         self.strikes += other.strikes;
         self.time += other.time;
@@ -216,6 +224,8 @@ enum Next {
         node: usize,
         start: u64,
     },
+    /// A forged packet is sent.
+    Forge,
     /// A fault of the plan, or of an ambush, begins or ends.
     Begin(usize),
     End(usize),
@@ -328,6 +338,8 @@ struct World {
     watch: Watch,
     figures: Figures,
     digest: u64,
+    /// Packets that a forger has seen, if there is one.
+    forger: Option<Forger>,
     tracing: bool,
     trace: VecDeque<String>,
     load: Rng,
@@ -343,6 +355,10 @@ fn violation<T>(promise: &'static str, what: String) -> Result<T, Violation> {
 
 impl World {
     fn new(mut plan: Plan, options: &Options) -> Self {
+        if options.hostile {
+            // Clients of groups cannot tell what a forger did to them.
+            plan.groups = None;
+        }
         if let Some(percent) = options.load {
             plan.load.total = (plan.load.total * percent / 100).max(1);
         }
@@ -374,6 +390,7 @@ impl World {
             watch: Watch::default(),
             figures: Figures::default(),
             digest: 0,
+            forger: options.hostile.then(|| Forger::new(plan.seed)),
             tracing: options.trace,
             trace: VecDeque::new(),
             load: Rng::new(plan.seed, 3),
@@ -412,6 +429,11 @@ impl World {
                 self.start(node)?;
             }
         }
+        if self.forger.is_some() {
+            self.at(0, Next::Forge);
+            self.run_until(active)?;
+            return self.recover_from_forger();
+        }
         self.run_until(active)?;
         if self.plan.liveness {
             self.settle()?;
@@ -442,6 +464,7 @@ impl World {
             Next::Client { node, start } => self.client(node, start)?,
             Next::Turn(client) => self.turn(client)?,
             Next::Connect { node, start } => self.connect_later(node, start)?,
+            Next::Forge => self.forge(),
             Next::Begin(fault) => self.begin(fault)?,
             Next::End(fault) => self.end(fault)?,
         }
@@ -602,7 +625,9 @@ impl World {
         }
         self.drain_trace(node);
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
-        if let Err(what) = process.ring.invariants() {
+        if let Err(what) = process.ring.invariants()
+            && self.forger.is_none()
+        {
             return violation("INV", format!("n{node} (p{}): {what}", process.proc.0));
         }
         if let Some(Err(what)) = process.upper.as_ref().map(|upper| upper.groups.invariants()) {
@@ -706,7 +731,11 @@ impl World {
         if packet.len() > max || to.iter().any(|n| n.index() >= self.plan.nodes) {
             return violation("WIRE", format!("n{node} sends {} bytes to {to:?}", packet.len()));
         }
-        let moment = self.watch.packet(mid, to, &packet)?;
+        let moment = match self.watch.packet(mid, to, &packet) {
+            Ok(moment) => moment,
+            Err(_) if self.forger.is_some() => None,
+            Err(violation) => return Err(violation),
+        };
         if self.tracing {
             let how = if multicast { "all" } else { "to" };
             let what = watch::describe(&packet);
@@ -721,6 +750,9 @@ impl World {
         let is_data = packet.get(3).copied() == Some(Kind::Data as u8);
         let path = if multicast { Path::Multicast } else { Path::Unicast };
         let left = self.net.depart(self.now, node);
+        if let Some(forger) = &mut self.forger {
+            forger.see(class, path, &packet);
+        }
         for receiver in to.iter() {
             self.figures.packets += 1;
             let datagram =
@@ -745,10 +777,16 @@ impl World {
                 };
                 let (msg, submitted_as, parts) = match read {
                     Ok(message) => message,
+                    Err(_) if self.forger.is_some() => return Ok(()),
                     Err(what) => return violation("BODY", format!("n{node} delivered {what}")),
                 };
                 if let Some(upper) = &mut process.upper {
                     upper.groups.handle_deliver(sender.node.0, &parts);
+                }
+                if self.forger.is_some() {
+                    process.own_delivered += u32::from(msg.by == proc);
+                    self.figures.deliveries += 1;
+                    return Ok(());
                 }
                 if self.log.find(sender) != Some(msg.by) || service != submitted_as {
                     let what =

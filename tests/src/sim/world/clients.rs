@@ -487,7 +487,10 @@ impl World {
             };
             match &act {
                 Act::Data { .. } => self.figures.client_deliveries += 1,
-                Act::View(_) => self.figures.views += 1,
+                Act::View(view) => {
+                    self.figures.views += 1;
+                    self.figures.transition_views += u64::from(view.is_in_transition());
+                }
                 Act::Trans(..) => self.figures.signals += 1,
                 _ => {}
             }
