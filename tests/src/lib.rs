@@ -4,6 +4,7 @@
 
 pub mod apache;
 pub mod bins;
+pub mod browser;
 pub mod cluster;
 pub mod load;
 pub mod netns;

@@ -21,6 +21,9 @@ pub(crate) const APACHE: &[Package] = &[
 /// To make hosts in network namespaces and cut the network between them.
 pub(crate) const HOSTS: &[Package] = &[("iproute2", "ip"), ("nftables", "nft")];
 
+/// A browser for the test of the web page.
+pub(crate) const BROWSER: &[Package] = &[("chromium", "chromium"), ("chromium-driver", "chromedriver")];
+
 /// Log analyzers to compare with.
 pub(crate) const RIVALS: &[Package] = &[("goaccess", "goaccess"), ("mawk", "mawk")];
 

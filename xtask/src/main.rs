@@ -79,6 +79,7 @@ fn demo(args: &[String]) -> Result<()> {
 fn test(args: &[String]) -> Result<()> {
     install::packages(install::APACHE)?;
     install::packages(install::HOSTS)?;
+    install::packages(install::BROWSER)?;
     build(Profile::Debug)?;
     // The programs under test are the ones just built; the tests need not ask cargo again.
     let built = [("SPREAD_TESTS_BUILT", "1")];
