@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::ring_driver::Upper;
 use crate::session::inbox::{Command, Inbox};
-use crate::session::outbox::{Load, Outbox, Piece};
+use crate::session::outbox::{BEHIND_BYTES, Load, Outbox, Piece};
 use crate::session::policy::Policy;
 use crate::session::registry::{Seat, slot_of};
 use crate::session::stats::Counters;
@@ -48,6 +48,8 @@ struct Session {
     added: Load,
     /// While it is above the limit of frames.
     over: Option<Over>,
+    /// Its writer is behind.
+    behind: bool,
     /// Its removal is ordered.
     dying: bool,
 }
@@ -78,6 +80,10 @@ pub(crate) struct Hub {
     commands: VecDeque<Command>,
     /// The batch of requests that is being handled.
     batch: Option<Batch>,
+    /// Slots whose writers are behind: no room is given to requests while there is one.
+    behind: Vec<usize>,
+    /// Room of handled requests that is kept back.
+    kept_room: usize,
     /// Names of the configured daemons, by node number.
     names: Vec<DaemonName>,
     /// The daemons of the ring, as last announced.
@@ -115,6 +121,8 @@ impl Hub {
             over: Vec::new(),
             commands: VecDeque::new(),
             batch: None,
+            behind: Vec::new(),
+            kept_room: 0,
             names,
             members: Vec::new(),
             runtime,
@@ -135,6 +143,10 @@ impl Hub {
             frames += added.frames;
             bytes += added.bytes;
             let load = session.outbox.append(&mut session.staged, added);
+            if load.bytes > BEHIND_BYTES && !session.behind && session.outbox.is_behind(BEHIND_BYTES) {
+                session.behind = true;
+                self.behind.push(slot);
+            }
             if load.frames > self.slow.frames {
                 if session.over.is_none() {
                     session.over = Some(Over { since: now, read: session.outbox.written_total() });
@@ -151,6 +163,21 @@ impl Hub {
         }
         if !self.over.is_empty() {
             self.check_over(now);
+        }
+    }
+
+    /// Gives room for requests, unless the daemon does not get its messages to the clients fast enough for lack
+    /// of processor time. A client that does not read is no reason to wait: that is its own loss.
+    fn give_room(&mut self) {
+        self.behind.retain(|slot| {
+            let Some(session) = self.sessions.get_mut(*slot).and_then(Option::as_mut) else { return false };
+            // Asked for before the look, so that the wake-up cannot be missed.
+            session.outbox.watch();
+            session.behind = !session.dying && session.outbox.is_behind(BEHIND_BYTES / 2);
+            session.behind
+        });
+        if self.behind.is_empty() {
+            self.inbox.free(std::mem::take(&mut self.kept_room));
         }
     }
 
@@ -182,8 +209,9 @@ impl Hub {
             }
             if now.duration_since(over.since) >= self.slow.grace {
                 let read = session.outbox.written_total();
-                // One that reads is only behind; the limit of bytes still holds for it.
-                if read - over.read < self.slow.frames as u64 {
+                // One that reads is only behind, and one whose socket has room waits for us. The limit of bytes
+                // still holds for it.
+                if session.outbox.is_blocked() && read - over.read < self.slow.frames as u64 {
                     self.drop_slow(slot, load);
                     continue;
                 }
@@ -209,8 +237,9 @@ impl Hub {
                 self.request(id, frame);
                 return true;
             }
-            self.inbox.free(batch.cost);
+            self.kept_room += batch.cost;
             self.batch = None;
+            self.give_room();
         }
         if self.commands.is_empty() {
             self.inbox.take(&mut self.commands);
@@ -253,6 +282,7 @@ impl Hub {
             staged: Vec::new(),
             added: Load::default(),
             over: None,
+            behind: false,
             dying: false,
         });
     }
@@ -312,7 +342,10 @@ impl Hub {
         if let Some(entry) = self.sessions.get_mut(slot)
             && let Some(session) = entry.take_if(|session| session.seat.id == id)
         {
-            session.outbox.close();
+            // The name is free before the client can see the end of its stream.
+            let Session { seat, outbox, .. } = session;
+            drop(seat);
+            outbox.close();
         }
     }
 
@@ -358,6 +391,9 @@ impl Upper for Hub {
         // Nothing may be delivered for long: rejected requests and the time of slow clients do not wait for it.
         if !self.staged.is_empty() || !self.over.is_empty() {
             self.hand_out();
+        }
+        if self.kept_room > 0 {
+            self.give_room();
         }
         None
     }

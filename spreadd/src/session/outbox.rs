@@ -26,6 +26,9 @@ pub(crate) struct Load {
     pub(crate) bytes: usize,
 }
 
+/// Bytes that wait for a writer from which on the daemon takes no more requests until it has written them.
+pub(crate) const BEHIND_BYTES: usize = 4 << 20;
+
 const OPEN: u8 = 0;
 /// The removal is ordered: nothing is read or written any more, the socket stays open.
 const DYING: u8 = 1;
@@ -43,6 +46,8 @@ pub(crate) struct Outbox {
     state: AtomicU8,
     /// The socket took no more at the last try.
     blocked: AtomicBool,
+    /// The ring thread wants to know when there is little left, or the client has stopped to read.
+    watched: AtomicBool,
     /// Something was appended.
     filled: Notify,
     /// The state changed.
@@ -100,19 +105,37 @@ impl Outbox {
     /// The writer has written so much.
     pub(crate) fn written(&self, done: Load) {
         self.frames.fetch_sub(done.frames, Ordering::Relaxed);
-        self.bytes.fetch_sub(done.bytes, Ordering::Relaxed);
+        // In one order with `watched`, as is `blocked`: a wake-up must not be missed.
+        self.bytes.fetch_sub(done.bytes, Ordering::SeqCst);
         self.written.fetch_add(done.frames as u64, Ordering::Relaxed);
     }
 
     /// The writer says whether the socket takes no more.
     pub(crate) fn set_blocked(&self, blocked: bool) {
-        self.blocked.store(blocked, Ordering::Relaxed);
+        self.blocked.store(blocked, Ordering::SeqCst);
     }
 
     /// Whether the socket took no more at the last try: the client does not read. Otherwise what waits here
     /// waits for the writer.
     pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed)
+        self.blocked.load(Ordering::SeqCst)
+    }
+
+    /// Asks the writer to wake the ring thread when [`is_behind`](Self::is_behind) is over.
+    pub(crate) fn watch(&self) {
+        self.watched.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the writer has much to do that it could do: the daemon, not the client, is behind.
+    pub(crate) fn is_behind(&self, limit: usize) -> bool {
+        !self.is_blocked() && self.bytes.load(Ordering::SeqCst) > limit
+    }
+
+    /// For the writer: whether to wake the ring thread now. True once for each [`watch`](Self::watch).
+    pub(crate) fn is_relieved(&self) -> bool {
+        self.watched.load(Ordering::SeqCst)
+            && !self.is_behind(BEHIND_BYTES / 2)
+            && self.watched.swap(false, Ordering::SeqCst)
     }
 
     /// Frames written since the start.
@@ -174,6 +197,23 @@ mod tests {
         assert_eq!(outbox.load(), load, "taken is not written");
         outbox.written(Load { frames: 1, bytes: 3 });
         assert_eq!(outbox.load(), Load { frames: 1, bytes: 2 });
+    }
+
+    #[test]
+    fn a_writer_that_is_behind_tells_once_when_it_is_not_any_more() {
+        let outbox = Outbox::default();
+        let big = Piece { bytes: Bytes::from(vec![0; 100]), ends_frame: true };
+        outbox.append(&mut vec![big], Load { frames: 1, bytes: BEHIND_BYTES + 1 });
+        assert!(outbox.is_behind(BEHIND_BYTES));
+        outbox.set_blocked(true);
+        assert!(!outbox.is_behind(BEHIND_BYTES), "then the client is");
+        outbox.set_blocked(false);
+        assert!(!outbox.is_relieved(), "nobody asked");
+        outbox.watch();
+        assert!(!outbox.is_relieved());
+        outbox.written(Load { frames: 0, bytes: BEHIND_BYTES / 2 + 1 });
+        assert!(outbox.is_relieved());
+        assert!(!outbox.is_relieved(), "told already");
     }
 
     #[tokio::test]

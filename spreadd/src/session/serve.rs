@@ -161,13 +161,13 @@ async fn converse<S: Transport>(stream: S, session: Established, seat: Seat, sha
     let (mut read, mut write) = stream.split();
     let (broken, write_broke) = oneshot::channel::<()>();
     let writing = {
-        let outbox = Arc::clone(&outbox);
+        let (outbox, inbox) = (Arc::clone(&outbox), Arc::clone(&shared.inbox));
         tokio::spawn(async move {
             tokio::select! {
                 // Nothing is written any more once the session is dying.
                 biased;
                 () = outbox.dying() => {}
-                end = writer::write_all(&mut write, &accept, &outbox) => {
+                end = writer::write_all(&mut write, &accept, &outbox, || inbox.wake()) => {
                     debug!(?end, "The writer of a session has ended.");
                     // The reader may have ended first.
                     let _ = broken.send(());

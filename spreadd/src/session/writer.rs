@@ -21,11 +21,13 @@ const TURN_BYTES_MAX: usize = 256 << 10;
 
 /// Writes until the outbox dies or the socket fails.
 ///
-/// `accept` is what goes out before everything else; it counts as no frame.
+/// `accept` is what goes out before everything else; it counts as no frame. `relieved` is called when the ring
+/// thread waits for this writer and need not any more.
 pub(crate) async fn write_all<W: AsyncWrite + Unpin>(
     socket: &mut W,
     accept: &[u8],
     outbox: &Outbox,
+    relieved: impl Fn(),
 ) -> io::Result<()> {
     socket.write_all(accept).await?;
     let mut pieces = Vec::new();
@@ -33,7 +35,7 @@ pub(crate) async fn write_all<W: AsyncWrite + Unpin>(
         while !outbox.take(&mut pieces) {
             outbox.filled().await;
         }
-        write_pieces(socket, &pieces, outbox).await?;
+        write_pieces(socket, &pieces, outbox, &relieved).await?;
         pieces.clear();
     }
 }
@@ -42,6 +44,7 @@ async fn write_pieces<W: AsyncWrite + Unpin>(
     socket: &mut W,
     pieces: &[Piece],
     outbox: &Outbox,
+    relieved: &impl Fn(),
 ) -> io::Result<()> {
     let mut at = 0;
     // Bytes of `pieces[at]` that are written.
@@ -56,6 +59,9 @@ async fn write_pieces<W: AsyncWrite + Unpin>(
             at += 1;
         }
         outbox.written(done);
+        if outbox.is_relieved() {
+            relieved();
+        }
         if at == pieces.len() {
             return Ok(());
         }
@@ -63,6 +69,9 @@ async fn write_pieces<W: AsyncWrite + Unpin>(
         let n = poll_fn(|cx| {
             let write = poll_write(socket, cx, &pieces[at..], offset);
             outbox.set_blocked(write.is_pending());
+            if write.is_pending() && outbox.is_relieved() {
+                relieved();
+            }
             write
         })
         .await?;
@@ -124,7 +133,7 @@ mod tests {
         outbox.append(&mut batch, added);
         let mut got = vec![0; expected.len()];
         tokio::select! {
-            end = write_all(&mut near, b"accept", &outbox) => panic!("the writer ended: {end:?}"),
+            end = write_all(&mut near, b"accept", &outbox, || {}) => panic!("the writer ended: {end:?}"),
             read = far.read_exact(&mut got) => { read.unwrap(); }
         }
         assert_eq!(got, expected);
