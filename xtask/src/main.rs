@@ -34,10 +34,7 @@ fn main() -> ExitCode {
         "fix" => fix(),
         "bench" => bench(rest),
         "sim" => program(Profile::Release, "sim", rest),
-        "survive" => install::packages(install::APACHE).and_then(|()| {
-            build(Profile::Release)?;
-            program(Profile::Release, "survive", rest)
-        }),
+        "survive" => survive(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
@@ -70,17 +67,26 @@ impl Profile {
 
 fn demo(args: &[String]) -> Result<()> {
     install::packages(install::APACHE)?;
-    build(Profile::Release)?;
+    install::packages(install::HOSTS)?;
+    // Not optimized: it shall start soon, and a demonstration has little to do.
+    build(Profile::Debug, PRODUCT)?;
     // Replaces this process: Ctrl-C reaches the demonstration alone, which then ends what it started.
-    let error = program_command(Profile::Release, "demo", args).exec();
+    let error = program_command(Profile::Debug, "demo", args).exec();
     Err(error).context("cannot start the demonstration")
+}
+
+fn survive(args: &[String]) -> Result<()> {
+    install::packages(install::APACHE)?;
+    install::packages(install::HOSTS)?;
+    build(Profile::Release, PRODUCT)?;
+    program(Profile::Release, "survive", args)
 }
 
 fn test(args: &[String]) -> Result<()> {
     install::packages(install::APACHE)?;
     install::packages(install::HOSTS)?;
     install::packages(install::BROWSER)?;
-    build(Profile::Debug)?;
+    build(Profile::Debug, &[])?;
     // The programs under test are the ones just built; the tests need not ask cargo again.
     let built = [("SPREAD_TESTS_BUILT", "1")];
     if install::has("cargo-nextest") {
@@ -132,10 +138,17 @@ fn bench(args: &[String]) -> Result<()> {
     program(Profile::Release, &format!("bench_{name}"), rest)
 }
 
-/// Builds the whole workspace, so that every program of it is there.
-fn build(profile: Profile) -> Result<()> {
+/// What the way of a log line takes.
+const PRODUCT: &[&str] = &["spreadd", "mod_log_spread", "log_writer", "monitors", "tests"];
+
+/// Builds the programs of these packages; of all, if there are none.
+fn build(profile: Profile, packages: &[&str]) -> Result<()> {
     println!("xtask: building (the first time takes a few minutes)");
-    run(cargo(&["build", "--workspace"]).args(profile.args()))
+    let mut command = cargo(&["build", "--bins", "--lib"]);
+    if packages.is_empty() {
+        command.arg("--workspace");
+    }
+    run(command.args(profile.args()).args(packages.iter().flat_map(|package| ["--package", package])))
 }
 
 /// Runs a program of the `tests` crate.
