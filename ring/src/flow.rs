@@ -34,6 +34,7 @@ pub(crate) struct Flow {
     hold: u16,
     quiet: u16,
     seq_last: Seq,
+    requests_last: usize,
 }
 
 impl Flow {
@@ -60,6 +61,7 @@ impl Flow {
             hold: 0,
             quiet: 0,
             seq_last: 0,
+            requests_last: 0,
         }
     }
 
@@ -132,6 +134,13 @@ impl Flow {
         token.credit_now = u16::MAX;
         let sent = token.seq.saturating_sub(self.seq_last);
         self.seq_last = token.seq;
+        // Without requests nothing was sent again: what is counted beyond the new packets is not true, and
+        // nobody else would ever take it back.
+        let quiet = token.requests.is_empty()
+            && std::mem::replace(&mut self.requests_last, token.requests.len()) == 0;
+        if quiet {
+            token.fcc = token.fcc.min(u32::try_from(sent).unwrap_or(u32::MAX));
+        }
         if let Some(fixed) = self.fixed {
             token.window = fixed;
             return;

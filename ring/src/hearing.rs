@@ -66,7 +66,8 @@ struct Peer {
     multicast: Way,
     unicast: Way,
     report: Option<Report>,
-    join_no: Option<u32>,
+    /// Number of the last join that counted, and when it came.
+    join: Option<(u32, Nanos)>,
     superseded: VecDeque<u64>,
     new_sessions: (Nanos, u32),
     fragments: Reassembly,
@@ -273,15 +274,18 @@ impl Hearing {
         became
     }
 
-    /// Whether this join is the newest of its sender; remembers it.
-    pub(crate) fn is_newest_join(&mut self, node: NodeId, join_no: u32) -> bool {
+    /// Whether this join is the newest of its sender; remembers it. After T_dead without one, any counts: a
+    /// wrong number must not silence a peer for ever.
+    pub(crate) fn is_newest_join(&mut self, now: Nanos, node: NodeId, join_no: u32) -> bool {
+        let dead = self.dead;
         let Some(peer) = self.peers.get_mut(node.index()) else { return false };
         // Numbers are compared around the wrap.
-        let newer = peer.join_no.is_none_or(|last| join_no.wrapping_sub(last).wrapping_sub(1) < u32::MAX / 2);
-        if newer {
-            peer.join_no = Some(join_no);
+        let newer = |last: u32| join_no.wrapping_sub(last).wrapping_sub(1) < u32::MAX / 2;
+        let counts = peer.join.is_none_or(|(last, at)| newer(last) || now.since(at) > dead);
+        if counts {
+            peer.join = Some((join_no, now));
         }
-        newer
+        counts
     }
 
     pub(crate) fn fragments(&mut self, node: NodeId) -> Option<&mut Reassembly> {

@@ -32,7 +32,7 @@ impl Ring {
             self.stats.drops.join += 1;
             return;
         }
-        if !self.hearing.is_newest_join(from.node, join.join_no) {
+        if !self.hearing.is_newest_join(self.now, from.node, join.join_no) {
             self.stats.drops.join += 1;
             return;
         }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::types::NodeId;
-use crate::wire::RingKey;
+use crate::wire::{Request, RingKey};
 
 fn cfg() -> RingConfig {
     RingConfig::new(NodeId(0), vec![0; 4], [0; 16])
@@ -48,6 +48,7 @@ fn windows_follow_the_configuration_or_the_size_of_the_ring() {
 fn the_window_shrinks_with_repair_and_grows_without() {
     let mut flow = Flow::new(&cfg(), 4);
     let mut t = token(160);
+    t.requests.push(Request { group: 0, tries: 0, requester: NodeId(1), start: 1, len: 1 });
     (t.seq, t.fcc) = (100, 110);
     flow.rotate(&mut t);
     assert_eq!(t.window, 120, "10 of 110 packets were repairs");
@@ -64,6 +65,20 @@ fn the_window_shrinks_with_repair_and_grows_without() {
     t.seq += 10;
     flow.rotate(&mut t);
     assert_eq!(t.window, 136, "not full: no reason to grow");
+}
+
+/// A wrong count in the token stopped all senders for ever.
+#[test]
+fn what_nobody_sent_is_not_counted_for_ever() {
+    let mut flow = Flow::new(&cfg(), 4);
+    let mut t = token(160);
+    (t.seq, t.fcc) = (100, 60_000);
+    flow.rotate(&mut t);
+    assert_eq!(t.fcc, 100);
+    t.requests.push(Request { group: 0, tries: 0, requester: NodeId(1), start: 1, len: 1 });
+    (t.seq, t.fcc) = (200, 120);
+    flow.rotate(&mut t);
+    assert_eq!(t.fcc, 120, "repairs count too");
 }
 
 #[test]

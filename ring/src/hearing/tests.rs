@@ -177,3 +177,16 @@ fn silent_nodes_are_probed_more_and_more_rarely() {
     sign(&mut h, at(120_000), mid(2, 6), &[]);
     assert!(h.presence_targets(at(120_001), false).contains(NodeId(2)));
 }
+
+#[test]
+fn old_joins_do_not_count_unless_nothing_newer_came_for_long() {
+    let mut h = hearing(2);
+    sign(&mut h, at(0), mid(1, 5), &[ME]);
+    assert!(h.is_newest_join(at(0), NodeId(1), u32::MAX));
+    assert!(!h.is_newest_join(at(1), NodeId(1), u32::MAX));
+    assert!(h.is_newest_join(at(2), NodeId(1), 3), "around the wrap");
+    assert!(!h.is_newest_join(at(3), NodeId(1), u32::MAX));
+    assert!(h.is_newest_join(at(4), NodeId(1), 1 << 30), "a wrong one");
+    assert!(!h.is_newest_join(at(400), NodeId(1), 4));
+    assert!(h.is_newest_join(at(405), NodeId(1), 5));
+}

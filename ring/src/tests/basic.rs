@@ -1,5 +1,8 @@
 //! Forming, ordering, repair, idle ring.
 
+use std::time::Duration;
+
+use crate::rng::Rng;
 use crate::tests::net::{Net, Seen, ms};
 use crate::types::Service;
 
@@ -112,4 +115,29 @@ fn a_leaving_member_is_out_at_once() {
     net.run(ms(100));
     assert!(net.ring(1).is_gone());
     assert_eq!(net.ring(1).poll_timeout(), None);
+}
+
+/// However long ago the last message was: the token is on its way, or comes when asked for.
+#[test]
+fn a_single_message_is_delivered_in_a_few_hops_at_any_time() {
+    let mut net = Net::new(4);
+    net.settle(&[0, 1, 2, 3], ms(2000));
+    net.run(ms(500));
+    let mut rng = Rng::new([4; 32], 1);
+    let (mut sum, mut worst, count) = (Duration::ZERO, Duration::ZERO, 2000);
+    for _ in 0..count {
+        net.run(Duration::from_micros(rng.next() % 4000));
+        let (from, to) = (rng.next() % 4, rng.next() % 4);
+        let seen = net.seen[to as usize].len();
+        let before = net.now;
+        net.submit(from as usize, Service::Agreed, b"m");
+        while net.seen[to as usize].len() == seen {
+            assert!(net.step(before + ms(100)));
+        }
+        let time = net.now.since(before);
+        (sum, worst) = (sum + time, worst.max(time));
+        net.run(ms(1));
+    }
+    assert!(worst <= net.delay * 12, "{worst:?}");
+    assert!(sum / count <= net.delay * 4, "{:?}", sum / count);
 }
