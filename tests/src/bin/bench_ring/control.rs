@@ -72,11 +72,21 @@ pub(crate) struct Options {
     pub(crate) report: bool,
 }
 
+/// What the processes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Ring threads.
+    Plain,
+    /// Ring threads that encrypt.
+    Sealed,
+    /// Clients of the hosts' daemons.
+    Client,
+}
+
 /// One process per host.
 pub(crate) struct Cluster<'a> {
     net: &'a Net,
-    name: &'static str,
-    sealed: bool,
+    kind: Kind,
     options: Options,
     nodes: Vec<Option<Node>>,
     /// Configurations of all living daemons together, as last seen.
@@ -93,8 +103,8 @@ fn now() -> Result<u64> {
 }
 
 impl<'a> Cluster<'a> {
-    pub(crate) fn start(net: &'a Net, name: &'static str, sealed: bool, options: Options) -> Result<Self> {
-        let mut cluster = Self { net, name, sealed, options, nodes: Vec::new(), installs: 0 };
+    pub(crate) fn start(net: &'a Net, kind: Kind, options: Options) -> Result<Self> {
+        let mut cluster = Self { net, kind, options, nodes: Vec::new(), installs: 0 };
         for index in 0..net.hosts().len() {
             let node = cluster.spawn(index)?;
             cluster.nodes.push(Some(node));
@@ -105,9 +115,9 @@ impl<'a> Cluster<'a> {
 
     /// Lets the daemons leave, and waits for them.
     pub(crate) fn stop(mut self) -> Result<()> {
-        if self.options.report {
+        if self.options.report && self.kind != Kind::Client {
             for report in self.reports()? {
-                println!("{}: {report}", self.name);
+                println!("{:?}: {report}", self.kind);
             }
         }
         for node in self.nodes.drain(..).flatten() {
@@ -126,17 +136,21 @@ impl<'a> Cluster<'a> {
         let mut command: Command;
         if self.options.perf {
             command = host.command("perf");
-            command.args(["record", "-q", "-g", "-o", &format!("perf.{}.{index}", self.name)]).arg(program);
+            command.args(["record", "-q", "-g", "-o", &format!("perf.{:?}.{index}", self.kind)]).arg(program);
         } else {
             command = host.command(program);
         }
-        let port = if self.sealed { 4903 } else { 4803 };
-        command.args(["node", "--me", &index.to_string(), "--count", &self.net.hosts().len().to_string()]);
+        let (word, port) = match self.kind {
+            Kind::Plain => ("node", 4803),
+            Kind::Sealed => ("node", 4903),
+            Kind::Client => ("client", 4803),
+        };
+        command.args([word, "--me", &index.to_string(), "--count", &self.net.hosts().len().to_string()]);
         command.args(["--port", &port.to_string()]);
-        if let Some(personal) = self.options.personal {
+        if let Some(personal) = self.options.personal.filter(|_| self.kind != Kind::Client) {
             command.args(["--personal", &personal.to_string()]);
         }
-        if self.sealed {
+        if self.kind == Kind::Sealed {
             command.arg("--sealed");
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;

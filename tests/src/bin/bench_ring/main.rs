@@ -2,21 +2,24 @@
 //! the same hosts in the same run.
 //!
 //! Tier A: the ring thread with a synthetic layer above it, in one process per host (network namespaces on a
-//! bridge). Figures of a run are ratios first: all processes share this machine's processors. See
+//! bridge). Tier C: daemons, and one client with the client library on each host. Figures of a run are ratios first: all processes share this machine's processors. See
 //! `docs/internals/ring-driver.md`.
 
 #![allow(clippy::cast_possible_truncation, reason = "figures for people")]
 
+mod bare;
+mod client;
 mod control;
+mod host;
 mod node;
 mod report;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
-use control::{Cluster, Options};
+use control::{Cluster, Kind, Options};
 use report::{Sample, median, row};
 use tests::netns::Net;
 
@@ -38,8 +41,8 @@ struct Args {
     /// Measurements of each kind; the median is printed.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
-    /// Parts to run: throughput, sealed, latency, loss, kill, idle.
-    #[arg(long, value_delimiter = ',', default_value = "throughput,sealed,latency,loss,kill,idle")]
+    /// Parts to run: throughput, clients, sealed, latency, loss, kill, idle.
+    #[arg(long, value_delimiter = ',', default_value = "throughput,clients,sealed,latency,loss,kill,idle")]
     parts: Vec<String>,
     /// Kills in the part `kill`.
     #[arg(long, default_value_t = 6)]
@@ -50,15 +53,20 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Node {
-    /// One host's process; started by the benchmark itself.
+    /// One host's ring; started by the benchmark itself.
     #[command(hide = true)]
     Node(node::NodeArgs),
+    /// One host's client; started by the benchmark itself.
+    #[command(hide = true)]
+    Client(client::ClientArgs),
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if let Some(Node::Node(node)) = args.node {
-        return node::run(&node);
+    match &args.node {
+        Some(Node::Node(node)) => return node::run(node),
+        Some(Node::Client(client)) => return client::run(client),
+        None => {}
     }
     if let Some(reason) = tests::netns::unavailable() {
         bail!("{reason}");
@@ -67,12 +75,15 @@ fn main() -> Result<()> {
     println!("processors: {}", std::thread::available_parallelism().map_or(0, std::num::NonZero::get));
     for &count in &args.daemons {
         let net = Net::new(count)?;
-        let mut cluster = Cluster::start(&net, "plain", false, args.options)?;
+        let mut cluster = Cluster::start(&net, Kind::Plain, args.options)?;
         if has("throughput") {
             throughput(&args, &mut cluster)?;
         }
+        if has("clients") {
+            clients(&args, count, &mut cluster)?;
+        }
         if has("sealed") {
-            let mut sealed = Cluster::start(&net, "sealed", true, args.options)?;
+            let mut sealed = Cluster::start(&net, Kind::Sealed, args.options)?;
             sealed_throughput(&args, &mut cluster, &mut sealed)?;
             sealed.stop()?;
         }
@@ -129,6 +140,45 @@ fn throughput(args: &Args, cluster: &mut Cluster<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Tier C beside tier A: what the groups, the sessions and the client library cost.
+fn clients(args: &Args, count: u8, ring: &mut Cluster<'_>) -> Result<()> {
+    let mut daemons = tests::cluster::Cluster::on_hosts(count)?;
+    daemons.start_all()?;
+    let net = daemons.net().context("the daemons have no hosts")?;
+    let mut clients = Cluster::start(net, Kind::Client, args.options)?;
+    let senders: Vec<_> = (0..clients.len()).collect();
+    println!("\nwith clients: {count} daemons, a client on each, all clients receive all (AGREED)");
+    for &size in &args.sizes {
+        let (mut a, mut all, mut one) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..args.repeats {
+            a.push(ring.load(size, "agreed", args.ms, &senders)?);
+            all.push(clients.load(size, "agreed", args.ms, &senders)?);
+            if count > 1 {
+                one.push(clients.load(size, "agreed", args.ms, &[0])?);
+            }
+        }
+        let a = row(&format!("{size} bytes: ring alone"), &a);
+        let all = row("clients, all send", &all);
+        if count > 1 {
+            row("clients, one sends", &one);
+        }
+        println!("{:>34} {:.2}", "ratio", all / a);
+    }
+    let ms = args.ms.max(2000);
+    for (service, name) in [("agreed", "AGREED"), ("safe", "SAFE")] {
+        let samples: Result<Vec<_>> =
+            (0..args.repeats).map(|_| clients.paced(100, service, ms, 50, &[0])).collect();
+        let samples = samples?;
+        println!(
+            "{:>34} p50 {:.0} us, p99 {:.0} us",
+            format!("{name}, idle, client to clients"),
+            median(samples.iter().map(|s| s.p50_us)),
+            median(samples.iter().map(|s| s.p99_us))
+        );
+    }
+    clients.stop()
 }
 
 fn sealed_throughput(args: &Args, plain: &mut Cluster<'_>, sealed: &mut Cluster<'_>) -> Result<()> {
