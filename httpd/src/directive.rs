@@ -1,14 +1,17 @@
 //! Directives of a module, and the tree of all directives.
 // spec: httpd-ffi 2.2
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::slice;
 
 use crate::ffi;
 use crate::guard::guard;
 use crate::module::{Module, config_mut};
 use crate::pool::Pool;
+use crate::requests::RequestModule;
 use crate::server::{Server, bytes};
 
 /// Where a directive may stand.
@@ -57,6 +60,45 @@ impl<'a> Params<'a> {
     pub fn pool(&self) -> Pool<'a> {
         // SAFETY: as above; configuration is read by one thread.
         unsafe { Pool::from_raw((*self.raw).pool) }
+    }
+}
+
+impl Params<'_> {
+    /// A path of the configuration, relative to `ServerRoot`.
+    pub fn path(&self, path: &[u8]) -> Option<PathBuf> {
+        let pool = self.pool();
+        // SAFETY: a live pool and a NUL-terminated text; the result is null or lives in the pool.
+        let full = unsafe { bytes(ffi::ap_server_root_relative(pool.raw(), pool.text(path).as_ptr())) }?;
+        Some(PathBuf::from(OsStr::from_bytes(full)))
+    }
+}
+
+/// One directive of the settings of a directory: allowed outside of sections, in `<VirtualHost>`, `<Directory>`,
+/// `<Location>`, `<Files>` and `<If>`, not in `.htaccess`.
+pub struct DirDirective<M: RequestModule> {
+    /// Its name.
+    pub name: &'static CStr,
+    /// One line of help, shown for a wrong number of arguments.
+    pub help: &'static CStr,
+    /// Fewest arguments.
+    pub min: usize,
+    /// Most arguments.
+    pub max: usize,
+    /// Takes the words. An error text appears with file and line.
+    pub set: Setter<M::DirConfig>,
+}
+
+impl<M: RequestModule> DirDirective<M> {
+    /// The entry of the server's table.
+    pub const fn entry(&'static self) -> ffi::command_rec {
+        ffi::command_rec {
+            name: self.name.as_ptr(),
+            func: ffi::cmd_func { take_argv: Some(set_dir::<M>) },
+            cmd_data: std::ptr::from_ref(self).cast_mut().cast(),
+            req_override: (ffi::RSRC_CONF | ffi::ACCESS_CONF) as c_int,
+            args_how: ffi::cmd_how_TAKE_ARGV,
+            errmsg: self.help.as_ptr(),
+        }
     }
 }
 
@@ -135,6 +177,41 @@ unsafe extern "C" fn set<M: Module>(
         match result {
             Ok(()) => std::ptr::null(),
             Err(text) => pool.text(text.as_bytes()).as_ptr(),
+        }
+    };
+    guard("a directive", c"internal error in the module".as_ptr(), body)
+}
+
+unsafe extern "C" fn set_dir<M: RequestModule>(
+    parms: *mut ffi::cmd_parms,
+    dir_config: *mut c_void,
+    argc: c_int,
+    argv: *const *mut c_char,
+) -> *const c_char {
+    // SAFETY: as in `set`; the settings of the directory were made by `create_dir` of the same module, and while
+    // directives are read nothing else refers to them.
+    let (params, directive, config) = unsafe {
+        let directive = (*(*parms).cmd).cmd_data.cast::<DirDirective<M>>();
+        (Params { raw: parms, life: PhantomData }, &*directive, dir_config.cast::<M::DirConfig>().as_mut())
+    };
+    let body = || {
+        let count = usize::try_from(argc).unwrap_or(0);
+        // SAFETY: the server gives `argc` pointers to NUL-terminated words.
+        let words: Vec<&[u8]> = unsafe {
+            let pointers = if count == 0 { &[][..] } else { slice::from_raw_parts(argv, count) };
+            pointers.iter().filter_map(|word| bytes(*word)).collect()
+        };
+        let name = directive.name.to_string_lossy();
+        let result = match config {
+            Some(config) if (directive.min..=directive.max).contains(&words.len()) => {
+                (directive.set)(config, &params, &words).map_err(|e| format!("{name}: {e}"))
+            }
+            Some(_) => Err(format!("{name} takes {}", directive.help.to_string_lossy())),
+            None => Err(format!("{name}: the module has no configuration here")),
+        };
+        match result {
+            Ok(()) => std::ptr::null(),
+            Err(text) => params.pool().text(text.as_bytes()).as_ptr(),
         }
     };
     guard("a directive", c"internal error in the module".as_ptr(), body)

@@ -8,6 +8,9 @@
 //! |---|---|
 //! | [`module`] | the trait, the exported structure, hooks |
 //! | [`directive`] | directives and the tree of the configuration |
+//! | [`requests`] | modules with a say in each request; settings of directories |
+//! | [`proxy`] | requests sent on through mod_proxy |
+//! | [`manager`] | a process beside the children |
 //! | [`pool`] | memory pools and what runs when they end |
 //! | [`server`] | views of servers and requests |
 //! | [`log`] | the error log |
@@ -26,8 +29,11 @@ pub mod directive;
 mod guard;
 pub mod log;
 pub mod logwriter;
+pub mod manager;
 pub mod module;
 pub mod pool;
+pub mod proxy;
+pub mod requests;
 pub mod server;
 pub mod shared;
 
@@ -50,8 +56,9 @@ pub mod ffi {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
-pub use directive::{Directive, Node, Params, Scope};
+pub use directive::{DirDirective, Directive, Node, Params, Scope};
 pub use log::{Level, Log};
 pub use module::{Hooks, Module, Order, Status};
 pub use pool::Pool;
+pub use requests::{Outcome, RequestModule};
 pub use server::{MainState, Request, Server, StatusForm};

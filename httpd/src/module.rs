@@ -176,12 +176,32 @@ pub const fn module_value<M: Module>(file: &'static CStr, table: *const ffi::com
     }
 }
 
+/// The value of the exported structure of a module with settings of directories.
+pub const fn request_module_value<M: crate::requests::RequestModule>(
+    file: &'static CStr,
+    table: *const ffi::command_rec,
+) -> ffi::module {
+    ffi::module {
+        create_dir_config: Some(crate::requests::create_dir::<M>),
+        merge_dir_config: Some(crate::requests::merge_dir::<M>),
+        ..module_value::<M>(file, table)
+    }
+}
+
 /// Exports a module under the name that `LoadModule` looks for.
 ///
 /// `export!(log_spread_module, LogSpread, c"mod_log_spread.c", [&SPREAD_DAEMON, &QUEUE]);`
+///
+/// With `dir` before the name, for a [`RequestModule`](crate::requests::RequestModule).
 #[macro_export]
 macro_rules! export {
     ($symbol:ident, $module:ty, $file:literal, [$($directive:expr),* $(,)?]) => {
+        $crate::export!(@ module_value $symbol, $module, $file, [$($directive),*]);
+    };
+    (dir $symbol:ident, $module:ty, $file:literal, [$($directive:expr),* $(,)?]) => {
+        $crate::export!(@ request_module_value $symbol, $module, $file, [$($directive),*]);
+    };
+    (@ $value:ident $symbol:ident, $module:ty, $file:literal, [$($directive:expr),*]) => {
         const TABLE_LEN: usize = <[()]>::len(&[$({ let _ = stringify!($directive); }),*]) + 1;
         static TABLE: $crate::directive::Table<TABLE_LEN> = $crate::directive::Table([
             $($directive.entry(),)*
@@ -191,7 +211,7 @@ macro_rules! export {
         #[unsafe(no_mangle)]
         #[allow(non_upper_case_globals, reason = "the server looks for this name")]
         pub static mut $symbol: $crate::ffi::module =
-            $crate::module::module_value::<$module>($file, (&raw const TABLE).cast());
+            $crate::module::$value::<$module>($file, (&raw const TABLE).cast());
     };
 }
 
@@ -215,7 +235,7 @@ fn raw_config<M: Module>(server: Server<'_>) -> *mut M::ServerConfig {
 }
 
 /// Puts settings on the heap until the pool ends.
-fn keep<T: 'static>(pool: Pool<'_>, value: T) -> *mut c_void {
+pub(crate) fn keep<T: 'static>(pool: Pool<'_>, value: T) -> *mut c_void {
     let raw = Box::into_raw(Box::new(value));
     let address = raw as usize;
     pool.on_end(move || {

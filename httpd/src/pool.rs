@@ -46,6 +46,12 @@ impl<'a> Pool<'a> {
         }
     }
 
+    /// A pool below this one that several threads may use at once.
+    pub(crate) fn shared(self) -> Option<NonNull<ffi::apr_pool_t>> {
+        // SAFETY: the pool is live; the new one has an allocator and a lock of its own.
+        NonNull::new(unsafe { ffi::httpd_shim_shared_pool(self.raw) })
+    }
+
     /// A null-terminated list of names in the pool, as the hook functions want it; null for an empty list.
     pub(crate) fn names(self, names: &[&'static CStr]) -> *const *const c_char {
         if names.is_empty() {

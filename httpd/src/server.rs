@@ -59,6 +59,10 @@ impl<'a> Server<'a> {
         unsafe { Log::server(self.raw) }
     }
 
+    pub(crate) fn raw(self) -> *mut ffi::server_rec {
+        self.raw
+    }
+
     pub(crate) fn config_vector(self) -> *const ffi::ap_conf_vector_t {
         // SAFETY: the record is live.
         unsafe { (*self.raw).module_config }
@@ -88,6 +92,10 @@ impl<'a> Request<'a> {
     /// `raw` is a live request for `'a`, and this thread works on it.
     pub(crate) unsafe fn from_raw(raw: *mut ffi::request_rec) -> Self {
         Self { raw, life: PhantomData }
+    }
+
+    pub(crate) fn raw(self) -> *mut ffi::request_rec {
+        self.raw
     }
 
     /// The server that answers.
