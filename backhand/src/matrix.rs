@@ -30,8 +30,8 @@ pub struct Config {
     pub slots: usize,
     /// A slot may be used again after this silence.
     pub server_timeout: Micros,
-    /// Where this server serves HTTP; announcements of it are its own.
-    pub contact: SocketAddrV4,
+    /// Where this server serves HTTP; announcements of these are its own.
+    pub contacts: Vec<SocketAddrV4>,
 }
 
 /// How an announcement came.
@@ -152,7 +152,7 @@ impl Matrix {
                 other => Refusal::Bad(other),
             })?;
         let Announcement { stamp, goodbye, draining, stat, interval_ms } = announcement;
-        if stat.contact == self.config.contact {
+        if self.config.contacts.contains(&stat.contact) {
             return Err(Refusal::Own);
         }
         let near = now.since(stamp) <= CLOCK_LIMIT && stamp.since(now) <= CLOCK_LIMIT;
@@ -266,7 +266,7 @@ mod tests {
             require_auth: false,
             slots: 4,
             server_timeout: Micros::from_secs(120),
-            contact: "10.0.5.10:80".parse().unwrap(),
+            contacts: vec!["10.0.5.10:80".parse().unwrap()],
         }
     }
 

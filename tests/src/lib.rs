@@ -3,6 +3,7 @@
 //! The tests themselves are in `tests/tests/`, fixtures in `tests/cases/`.
 
 pub mod apache;
+pub mod backhand;
 pub mod bins;
 pub mod browser;
 pub mod cluster;
