@@ -108,7 +108,7 @@ impl Ring {
         }
         self.stats.commits += 1;
         let commit = Commit { ring, hop: 0, done_run: 0, members: list, groups };
-        self.trace(|_| format!("form ring={ring} members={members}"));
+        self.note(|_| format!("form ring={ring} members={members}"));
         self.first_pass(commit, 0);
     }
 
@@ -147,7 +147,7 @@ impl Ring {
             self.first_pass(commit, pos);
         } else {
             self.stats.rejects += 1;
-            self.trace(|_| format!("reject ring={}", commit.ring));
+            self.note(|_| format!("reject ring={}", commit.ring));
             let ack = HopAck { ring: commit.ring.into(), hop: commit.hop.into(), status: HopStatus::Reject };
             self.send_receipt(commit.ring.rep, ack);
         }
@@ -202,7 +202,7 @@ impl Ring {
             obligations.extend(self.obligations.iter());
             group.obligations = obligations.as_slice().to_vec();
         }
-        self.trace(|ring| {
+        self.note(|ring| {
             format!("pass1 ring={} safe={} aru={}", commit.ring, ring.conf.safe, ring.conf.store.aru())
         });
         self.attempt = Some(attempt);
@@ -257,7 +257,7 @@ impl Ring {
         let mut done_run = commit.done_run;
         self.complete_check(&mut done_run);
         commit.done_run = done_run;
-        self.trace(|_| format!("pass2 ring={} done={done_run}", commit.ring));
+        self.note(|_| format!("pass2 ring={} done={done_run}", commit.ring));
         self.forward_commit(commit);
     }
 

@@ -261,7 +261,7 @@ impl Ring {
         };
         changed |= self.fail_superseded_quietly();
         if changed {
-            self.trace(|ring| {
+            self.note(|ring| {
                 format!("sets proc={} fail={} by={}", ring.gather.proc, ring.gather.fail, from.node)
             });
             self.announce();
@@ -285,7 +285,7 @@ impl Ring {
         }
         let silent = self.silent_members();
         if !silent.is_empty() && self.gather.add_failed(self.me, silent.iter()) {
-            self.trace(|_| format!("silent failed={silent}"));
+            self.note(|_| format!("silent failed={silent}"));
             self.announce();
         } else {
             self.send_join();
@@ -301,7 +301,7 @@ impl Ring {
         let members = self.gather.members();
         let others: Vec<Mid> =
             members.iter().filter(|mid| *mid != self.me && !self.gather.agrees(*mid)).collect();
-        self.trace(|_| format!("consensus_timeout failed={others:?}"));
+        self.note(|_| format!("consensus_timeout failed={others:?}"));
         self.gather.add_failed(self.me, others);
         self.announce();
     }
@@ -309,7 +309,7 @@ impl Ring {
     /// T_commit: all agreed, but no commit token came.
     pub(crate) fn on_commit_timer(&mut self) {
         if self.phase == Phase::Gather {
-            self.trace(|_| "commit_timeout".to_owned());
+            self.note(|_| "commit_timeout".to_owned());
             self.gather.forget_joins();
             self.announce();
         }
@@ -380,7 +380,7 @@ impl Ring {
             self.punish(node);
         }
         self.stats.blames += 1;
-        self.trace(|_| format!("blame {blamed:?}"));
+        self.note(|_| format!("blame {blamed:?}"));
         self.announce();
     }
 }

@@ -48,7 +48,7 @@ impl Ring {
         self.events.push_back(Event::Regular { id: ring, members: members.clone() });
         self.stats.installs += 1;
         self.stats.forming.add(now.since(self.gather.since));
-        self.trace(|_| {
+        self.note(|_| {
             let list: Vec<u16> = members.iter().map(|mid| mid.node.0).collect();
             format!("install ring={ring} members={list:?} of={of} trans={:?}", attempt.mates)
         });

@@ -23,7 +23,7 @@ impl Ring {
         if self.leaving.is_some() || self.gone {
             return;
         }
-        self.trace(|_| "leave".to_owned());
+        self.note(|_| "leave".to_owned());
         self.leaving = Some(Leaving { deadline: self.now + self.cfg.timers.token, told: 0 });
         self.on_leave_timer();
     }
@@ -53,7 +53,7 @@ impl Ring {
         }
         if leaving.told >= LEAVES || self.cfg.nodes.len() < 2 {
             self.gone = true;
-            self.trace(|_| "gone".to_owned());
+            self.note(|_| "gone".to_owned());
             return;
         }
         leaving.told += 1;
@@ -87,7 +87,7 @@ impl Ring {
     /// The driver does not take the events: the ring cannot wait for this daemon for ever.
     pub(crate) fn on_stall(&mut self) {
         self.stats.stalls += 1;
-        self.trace(|_| "stall".to_owned());
+        self.note(|_| "stall".to_owned());
         self.leaving = Some(Leaving { deadline: self.now, told: 0 });
         self.on_leave_timer();
     }

@@ -91,7 +91,7 @@ impl Ring {
         self.stats.gathers[cause as usize] += 1;
         self.stop_ring_timers();
         self.conf.parked = None;
-        self.trace(|_| format!("gather cause={} add={add:?} failed={failed}", cause.name()));
+        self.note(|_| format!("gather cause={} add={add:?} failed={failed}", cause.name()));
         self.phase = Phase::Gather;
         self.begin_gather(add, failed);
     }
@@ -105,7 +105,7 @@ impl Ring {
         }
         self.stop_ring_timers();
         self.attempt = None;
-        self.trace(|_| format!("abort cause={} add={add:?} failed={failed}", cause.name()));
+        self.note(|_| format!("abort cause={} add={add:?} failed={failed}", cause.name()));
         self.phase = Phase::Gather;
         self.resume_gather(add, failed);
     }

@@ -336,7 +336,7 @@ impl Ring {
     /// T_token passed without a visit.
     pub(crate) fn on_token_loss(&mut self) {
         self.stats.token_lost += 1;
-        self.trace(|ring| format!("token_loss last_ts={}", ring.conf.last_ts));
+        self.note(|ring| format!("token_loss last_ts={}", ring.conf.last_ts));
         match self.phase {
             Phase::Operational => self.enter_gather(Cause::TokenLoss, &[], &Default::default()),
             Phase::Commit | Phase::Recovery => self.abort_attempt(Cause::TokenLoss, &[], &Default::default()),

@@ -112,7 +112,7 @@ impl Ring {
             self.note_evidence(presence.token_seq);
         } else if self.conf.contains(from) {
             if ring.epoch > self.conf.id.epoch {
-                self.trace(|_| format!("left_behind by={} ring={ring}", from.node));
+                self.note(|_| format!("left_behind by={} ring={ring}", from.node));
                 self.enter_gather(Cause::LeftBehind, &[], &MidSet::default());
             }
         } else if self.leaving.is_none() {
@@ -130,7 +130,7 @@ impl Ring {
         theirs.retain(|mid| !self.conf.contains(*mid));
         let shy = theirs.iter().any(|mid| self.hearing.is_shy(self.now, mid.node));
         if !shy && self.hearing.can_merge(self.now, &self.conf.members, &theirs) {
-            self.trace(|_| format!("merge with={members:?}"));
+            self.note(|_| format!("merge with={members:?}"));
             self.gather.wooed.clone_from(&theirs);
             self.enter_gather(Cause::Merge, &theirs, &MidSet::default());
         }
@@ -159,7 +159,7 @@ impl Ring {
         self.links_at = self.now;
         let links = self.hearing.links(self.now, &self.conf.members);
         if links != self.links {
-            self.trace(|_| format!("links multicast={} packet={}", links.multicast, links.packet_len));
+            self.note(|_| format!("links multicast={} packet={}", links.multicast, links.packet_len));
             self.links = links;
         }
     }

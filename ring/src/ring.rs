@@ -27,6 +27,8 @@ use crate::wire::{Content, FRAGMENT_LEN, FRAGMENTS_MAX, Fragment, HEADER_LEN, He
 pub(crate) const EVENTS_MAX: usize = 16_384;
 /// Lines of the trace that are kept for the driver.
 const TRACE_MAX: usize = 65_536;
+/// The same without the lines of normal operation.
+const NOTES_MAX: usize = 1024;
 /// Smallest packet that can be configured.
 const PACKET_LEN_MIN: usize = 256;
 /// Largest packet of UDP, without the trailer.
@@ -449,7 +451,8 @@ impl Ring {
         self.hearing.penalties(self.now)
     }
 
-    /// Turns the trace on or off; off at first.
+    /// Turns the lines of normal operation (visits, repairs) on or off; off at first. What concerns the
+    /// membership always has its line.
     pub fn set_trace(&mut self, on: bool) {
         self.tracing = on;
     }
@@ -460,15 +463,21 @@ impl Ring {
         self.trace.pop_front()
     }
 
-    /// Adds a line to the trace. The line is only made if somebody wants it.
+    /// Adds a line of normal operation to the trace. It is only made if somebody wants it.
     pub(crate) fn trace(&mut self, line: impl FnOnce(&Self) -> String) {
         if self.tracing {
-            if self.trace.len() >= TRACE_MAX {
-                self.trace.pop_front();
-            }
-            let line = format!("{} {} {} {}", self.now.0, self.me.node, self.phase.letter(), line(self));
-            self.trace.push_back(line);
+            self.note(line);
         }
+    }
+
+    /// Adds a line to the trace.
+    pub(crate) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        let max = if self.tracing { TRACE_MAX } else { NOTES_MAX };
+        while self.trace.len() >= max {
+            self.trace.pop_front();
+        }
+        let line = format!("{} {} {} {}", self.now.0, self.me.node, self.phase.letter(), line(self));
+        self.trace.push_back(line);
     }
 
     fn advance(&mut self, now: Nanos) {
@@ -573,12 +582,12 @@ impl Ring {
                 return false;
             };
             news = true;
-            self.trace(|_| format!("session node={} new={:016x} old={old:?}", from.node, from.session));
+            self.note(|_| format!("session node={} new={:016x} old={old:?}", from.node, from.session));
         }
         self.hearing.note_packet(now, from.node, path, len);
         if self.hearing.note_report(now, from.node, hear) {
             news = true;
-            self.trace(|_| format!("usable node={} session={:016x}", from.node, from.session));
+            self.note(|_| format!("usable node={} session={:016x}", from.node, from.session));
             self.on_usable(from);
         }
         if news {

@@ -10,6 +10,7 @@ use crate::api::{Body, Boot, Event, Path, Transmit};
 use crate::config::RingConfig;
 use crate::ring::Ring;
 use crate::rng::Rng;
+use crate::tests::env_number;
 use crate::types::{ConfId, Mid, Nanos, NodeId, Service};
 use crate::wire::{Header, Kind};
 
@@ -51,6 +52,7 @@ pub(crate) struct Net {
     pub(crate) deaf: Option<usize>,
     cfgs: Vec<Arc<RingConfig>>,
     sessions: u64,
+    tracing: bool,
 }
 
 impl Net {
@@ -81,6 +83,7 @@ impl Net {
             deaf: None,
             cfgs,
             sessions: 100,
+            tracing: env_number("RING_TRACE").is_some(),
         };
         for node in 0..n {
             net.start(node);
@@ -93,7 +96,7 @@ impl Net {
         self.sessions += 1;
         let boot = Boot { session: self.sessions, epoch_min: 1000, seed: [9; 32] };
         let mut ring = Ring::new(self.cfgs[node].clone(), boot, self.now).unwrap();
-        ring.set_trace(std::env::var_os("RING_TRACE").is_some());
+        ring.set_trace(env_number("RING_TRACE") == Some(1));
         self.rings[node] = Some(ring);
         self.seen[node].clear();
         self.drain(node);
@@ -146,7 +149,9 @@ impl Net {
             });
         }
         while let Some(line) = ring.poll_trace() {
-            println!("{line}");
+            if self.tracing {
+                println!("{line}");
+            }
         }
         assert_eq!(ring.invariants(), Ok(()), "node {node}");
         for transmit in sent {
