@@ -2,16 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use spread_wire::ServiceType;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -287,4 +291,73 @@ fn a_daemon_of_a_ring_meets_the_others_and_leaves_in_order() {
     one.wait_for("daemons=1 members=one");
     // It said good-bye: nobody waited for a timeout of the token.
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}\n{}", start.elapsed(), one.seen);
+}
+
+#[test]
+fn the_service_manager_is_told_when_clients_can_connect() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    let told = || {
+        let mut text = [0; 1000];
+        let len = manager.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..len]).into_owned()
+    };
+    let port = free_port();
+    let mut command = spreadd(dir.path());
+    command.args(["--port", &port.to_string(), "--listen", "127.0.0.1", "--no-local-socket"]);
+    command.env("NOTIFY_SOCKET", dir.path().join("notify")).stderr(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut daemon = Running { child, log, seen: String::new() };
+    let ready = told();
+    assert!(ready.contains("READY=1") && ready.contains("STATUS=serving clients as localhost"), "{ready}");
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    daemon.signal(Signal::SIGTERM);
+    assert!(told().contains("STOPPING=1"));
+    assert_eq!(daemon.wait(), 0, "{}", daemon.seen);
+}
+
+/// As many sessions as the original serves; the next one is refused before it has sent a byte.
+#[test]
+fn it_serves_997_sessions() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let wanted = 1200;
+    assert!(hard >= wanted, "the limit of open files is {hard}");
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _daemon = Running::serving(
+        dir.path(),
+        &[
+            "--port",
+            &port.to_string(),
+            "--listen",
+            "127.0.0.1",
+            "--log-level",
+            "spreadd=info,spreadd::session=warn",
+        ],
+    );
+    let connect = || {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    };
+    let mut sessions: Vec<_> = (0..997)
+        .map(|i| {
+            let stream = connect();
+            common::Client::on(stream, &format!("s{i}")).unwrap_or_else(|code| panic!("{i}: {code:02x?}"))
+        })
+        .collect();
+    let mut code = [0];
+    connect().read_exact(&mut code).unwrap();
+    assert_eq!(code, [0xfd]);
+    // All of them work.
+    for session in &mut sessions {
+        let frame = session.message(ServiceType::AGREED, &[session.me], b"hello");
+        session.send(&frame);
+    }
+    for session in &mut sessions {
+        assert_eq!(session.data()[..], b"hello"[..]);
+    }
 }

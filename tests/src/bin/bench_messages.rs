@@ -1,12 +1,12 @@
 //! Messages per second from clients through daemons to clients, with the client library.
 //!
-//! Every client is a member of one group and receives all messages; some of them send. A sender has at most
-//! `--window` own messages under way, as an application that does not want to be cut off does. Messages are numbered,
+//! Every client is a member of one group and receives all messages; some of them send. At most `--window` messages
+//! of each sender are under way to the slowest client, as in an application that does not want to be cut off. Messages are numbered,
 //! and a missing, repeated or reordered one ends the run with an error.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ struct Args {
     /// Bytes of a message's data.
     #[arg(long, default_value_t = 1000)]
     size: usize,
-    /// Own messages that a sender has under way.
+    /// Messages of each sender that are under way to the slowest client.
     #[arg(long, default_value_t = 2000)]
     window: u64,
     /// Seconds that are measured, after one second of warming up.
@@ -57,6 +57,34 @@ enum Order {
     Safe,
 }
 
+/// What the clients share.
+struct Shared {
+    stop: AtomicBool,
+    /// Messages sent by all.
+    sent: AtomicU64,
+    /// Messages of all senders that may be under way.
+    window: u64,
+    /// Messages received, by client.
+    received: Vec<AtomicU64>,
+    senders: Mutex<Vec<thread::Thread>>,
+}
+
+impl Shared {
+    fn counts(&self) -> Vec<u64> {
+        self.received.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Messages that may be sent now.
+    fn room(&self) -> u64 {
+        let slowest = self.received.iter().map(|count| count.load(Ordering::Acquire)).min().unwrap_or(0);
+        (slowest + self.window).saturating_sub(self.sent.load(Ordering::Relaxed))
+    }
+}
+
+fn shared_senders(shared: &Shared) -> std::sync::MutexGuard<'_, Vec<thread::Thread>> {
+    shared.senders.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 enum Daemons {
     Here,
     Alone { _process: Process, _dir: tempfile::TempDir },
@@ -67,6 +95,7 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let (addresses, daemons) = start(&args)?;
     let clients = addresses.len() * args.clients;
+    ensure!(args.size >= 8, "messages are numbered, so they have at least 8 bytes");
     ensure!(args.senders <= clients, "{} senders of {clients} clients", args.senders);
     let group: GroupName = "bench".parse()?;
     let mut connections = Vec::new();
@@ -76,45 +105,38 @@ fn main() -> anyhow::Result<()> {
     for (_, receiver) in &mut connections {
         members(receiver, clients)?;
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut counts = Vec::new();
+    let shared = Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        sent: AtomicU64::new(0),
+        window: args.window * args.senders as u64,
+        received: (0..clients).map(|_| AtomicU64::new(0)).collect(),
+        senders: Mutex::default(),
+    });
+    let service = match args.service {
+        Order::Fifo => Service::FIFO,
+        Order::Agreed => Service::AGREED,
+        Order::Safe => Service::SAFE,
+    };
     let mut threads = Vec::new();
     for (i, (sender, receiver)) in connections.into_iter().enumerate() {
-        let count = Arc::new(AtomicU64::new(0));
-        let own = Arc::new(AtomicU64::new(0));
-        counts.push(Arc::clone(&count));
-        let sending = (i < args.senders).then(|| {
-            let (own, stop) = (Arc::clone(&own), Arc::clone(&stop));
-            let service = match args.service {
-                Order::Fifo => Service::FIFO,
-                Order::Agreed => Service::AGREED,
-                Order::Safe => Service::SAFE,
-            };
-            let (size, window) = (args.size, args.window);
-            thread::spawn(move || send(sender, service, group, size, window, &own, &stop))
-        });
-        let me = receiver.private_group().as_group();
-        let waker = sending.as_ref().map(|thread| thread.thread().clone());
-        let (stop, half) = (Arc::clone(&stop), args.window / 2);
-        threads.push(thread::spawn(move || -> anyhow::Result<()> {
-            let result = receive(receiver, me, &count, &own, half, waker.as_ref(), &stop);
-            if let Some(sending) = sending {
-                sending.thread().unpark();
-                let sent = sending.join().ok().context("a sender panicked")?;
-                sent?;
-            }
-            result
-        }));
+        if i < args.senders {
+            let (all, size) = (Arc::clone(&shared), args.size);
+            let thread = thread::spawn(move || send(sender, service, group, size, &all));
+            shared_senders(&shared).push(thread.thread().clone());
+            threads.push(thread);
+        }
+        let shared = Arc::clone(&shared);
+        threads.push(thread::spawn(move || receive(receiver, i, &shared)));
     }
     thread::sleep(Duration::from_secs(1));
     let cpu = cpu_seconds();
     let start = Instant::now();
-    let before: Vec<u64> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    let before = shared.counts();
     thread::sleep(Duration::from_secs(args.seconds));
-    let after: Vec<u64> = counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    let after = shared.counts();
     let took = start.elapsed().as_secs_f64();
     let cpu = cpu_seconds() - cpu;
-    stop.store(true, Ordering::Relaxed);
+    shared.stop.store(true, Ordering::Relaxed);
     for thread in threads {
         thread.join().ok().context("a client panicked")??;
     }
@@ -190,48 +212,41 @@ fn send(
     service: Service,
     group: GroupName,
     size: usize,
-    window: u64,
-    own: &AtomicU64,
-    stop: &AtomicBool,
+    shared: &Shared,
 ) -> anyhow::Result<()> {
     let mut data = vec![b'x'; size];
-    let mut sent = 0u64;
-    while !stop.load(Ordering::Relaxed) {
-        let room = (own.load(Ordering::Acquire) + window).saturating_sub(sent);
+    let mut number = 0u64;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let room = shared.room();
         if room == 0 {
             sender.flush()?;
-            thread::park_timeout(Duration::from_millis(100));
+            if shared.room() == 0 {
+                thread::park_timeout(Duration::from_millis(10));
+            }
         }
         for _ in 0..room.min(64) {
-            if let Some(number) = data.first_chunk_mut() {
-                *number = sent.to_le_bytes();
+            if let Some(place) = data.first_chunk_mut() {
+                *place = number.to_le_bytes();
             }
             sender.enqueue(service, group, 0, &data)?;
-            sent += 1;
+            number += 1;
+            shared.sent.fetch_add(1, Ordering::Relaxed);
         }
     }
     sender.flush()?;
-    // The receiver sees the end.
+    // The receiver of this client sees the end.
     sender.disconnect()?;
     Ok(())
 }
 
-fn receive(
-    mut receiver: Receiver,
-    me: GroupName,
-    count: &AtomicU64,
-    own: &AtomicU64,
-    half: u64,
-    sender: Option<&thread::Thread>,
-    stop: &AtomicBool,
-) -> anyhow::Result<()> {
+fn receive(mut receiver: Receiver, client: usize, shared: &Shared) -> anyhow::Result<()> {
+    let report = (shared.window / 8).clamp(1, 256);
     let mut unreported = 0;
     // The next number of each sender: nothing may be missing, twice or out of order.
     let mut next: Vec<(GroupName, u64)> = Vec::new();
-    loop {
-        match receiver.receive_timeout(Duration::from_millis(200)) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        match receiver.receive_timeout(Duration::from_millis(100)) {
             Ok(Some(Message::Data(data))) => {
-                count.fetch_add(1, Ordering::Relaxed);
                 if let Some(number) = data.payload().first_chunk() {
                     let (number, from) = (u64::from_le_bytes(*number), data.sender());
                     let place = next.iter().position(|(sender, _)| *sender == from).unwrap_or(next.len());
@@ -241,30 +256,22 @@ fn receive(
                     ensure!(next[place].1 == number, "{from}: message {number} instead of {}", next[place].1);
                     next[place].1 += 1;
                 }
-                if let Some(sender) = sender.filter(|_| data.sender() == me) {
-                    unreported += 1;
-                    if unreported > half.max(1) / 4 {
-                        own.fetch_add(unreported, Ordering::Release);
-                        unreported = 0;
-                        sender.unpark();
-                    }
-                }
+                unreported += 1;
             }
             Ok(Some(_)) => {}
-            Ok(None) => {
-                own.fetch_add(unreported, Ordering::Release);
-                unreported = 0;
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-            }
-            Err(_) if stop.load(Ordering::Relaxed) => return Ok(()),
+            Ok(None) => unreported = unreported.max(report),
+            Err(_) if shared.stop.load(Ordering::Relaxed) => return Ok(()),
             Err(error) => return Err(error).context("a client was cut off"),
         }
-        if stop.load(Ordering::Relaxed) && sender.is_none() {
-            return Ok(());
+        if unreported >= report {
+            // A turn without messages reports what there is, which may be nothing.
+            let total: u64 = next.iter().map(|(_, count)| count).sum();
+            shared.received[client].store(total, Ordering::Release);
+            unreported = 0;
+            shared_senders(shared).iter().for_each(thread::Thread::unpark);
         }
     }
+    Ok(())
 }
 
 /// Processor time of this process.
