@@ -24,6 +24,8 @@ pub struct Load {
     pub padding: usize,
     /// Value of the `Host` header.
     pub host: String,
+    /// Time between two requests of a client.
+    pub pace: Duration,
 }
 
 /// What came of it.
@@ -42,7 +44,15 @@ pub struct Outcome {
 impl Load {
     /// A load on these servers.
     pub fn new(servers: &[SocketAddr], clients: usize, requests: u64) -> Self {
-        Self { servers: servers.to_vec(), clients, requests, first: 1, padding: 0, host: "load.test".into() }
+        Self {
+            servers: servers.to_vec(),
+            clients,
+            requests,
+            first: 1,
+            padding: 0,
+            host: "load.test".into(),
+            pace: Duration::ZERO,
+        }
     }
 
     /// Makes all requests; `progress` has the number of answers so far.
@@ -93,6 +103,7 @@ impl Load {
                 break;
             }
             let id = self.first + id;
+            thread::sleep(self.pace);
             let mut open = match connection.take() {
                 Some(open) => open,
                 None => Connection::open(server)?,

@@ -12,12 +12,65 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::apache::{Apache, Mpm};
 use crate::cluster::Cluster;
 use crate::load::{Load, Outcome, Verdict};
 use crate::weblog::{self, Place, Writer};
 use crate::{netns, wait};
+
+/// Something that goes wrong, or is done, while requests run. Hosts count from 0; servers are on 0 and 1, log writers
+/// on 1 and 2.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Trouble {
+    /// The daemon of a host is killed with SIGKILL.
+    Kill(usize),
+    /// It is started again.
+    Start(usize),
+    /// A host is cut off from the others.
+    Cut(usize),
+    /// The network is whole again.
+    Heal,
+    /// A server restarts gracefully.
+    Graceful(usize),
+    /// A log writer (0 or 1) stands still.
+    Freeze(usize),
+    /// It goes on.
+    Thaw(usize),
+}
+
+/// The daemon of the first server's host is killed after a third of the requests and started again after half.
+pub fn one_kill() -> Vec<(u64, Trouble)> {
+    vec![(33, Trouble::Kill(0)), (50, Trouble::Start(0))]
+}
+
+/// Everything in turn.
+pub fn all_trouble() -> Vec<(u64, Trouble)> {
+    use Trouble::{Cut, Freeze, Graceful, Heal, Kill, Start, Thaw};
+    vec![
+        (5, Kill(0)),
+        (10, Start(0)),
+        (15, Graceful(0)),
+        (20, Freeze(0)),
+        (30, Thaw(0)),
+        (35, Cut(1)),
+        (40, Graceful(1)),
+        (45, Heal),
+        (50, Kill(2)),
+        (55, Start(2)),
+        (60, Cut(2)),
+        (65, Kill(1)),
+        (70, Start(1)),
+        (75, Heal),
+        (80, Freeze(1)),
+        (85, Kill(0)),
+        (87, Start(0)),
+        (90, Thaw(1)),
+        (92, Graceful(0)),
+    ]
+}
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -26,8 +79,10 @@ pub struct Scenario {
     pub requests: u64,
     /// Clients at once.
     pub clients: usize,
-    /// Kill (-9) the daemon of the first server's host after a third of the requests, start it again after half.
-    pub kill: bool,
+    /// What happens meanwhile, each after so many percent of the requests.
+    pub trouble: Vec<(u64, Trouble)>,
+    /// Time between two requests of a client, so that troubles are some time apart.
+    pub pace: Duration,
     /// Multi-processing module of the servers.
     pub mpm: Mpm,
     /// More lines for the servers' configuration.
@@ -41,6 +96,10 @@ pub struct Report {
     pub outcome: Outcome,
     /// Comparison of the clients' side with each writer's file.
     pub verdicts: Vec<Verdict>,
+    /// Answered, but in none of the two files.
+    pub in_none: Vec<u64>,
+    /// A log writer was cut off from a server: when a child of it ends meanwhile, that writer's file lacks lines.
+    pub cut: bool,
     /// Both files have the same bytes.
     pub identical: bool,
     /// Both files have the same lines, perhaps in another order.
@@ -53,6 +112,8 @@ pub struct Report {
     pub counters: Vec<BTreeMap<String, u64>>,
     /// How long the daemon was down.
     pub down: Duration,
+    /// Time from the last answer until every line was confirmed.
+    pub settling: Duration,
     /// What the servers' modules and the writers had to say.
     pub notes: Vec<String>,
 }
@@ -72,6 +133,10 @@ impl Report {
         self.sum(&["InDoubt"])
     }
 
+    fn told(&self) -> u64 {
+        self.dropped() + self.in_doubt()
+    }
+
     /// Holds the run against the promise.
     ///
     /// # Errors
@@ -81,15 +146,22 @@ impl Report {
             ensure!(verdict.doubled.is_empty(), "doubled in the {name} file: {:?}", verdict.doubled);
             ensure!(verdict.strange.is_empty(), "in the {name} file, but never asked: {:?}", verdict.strange);
             let missing = verdict.missing.len() as u64;
-            let told = self.dropped() + self.in_doubt();
             ensure!(
-                missing <= told,
-                "{missing} requests are not in the {name} file, but the modules count only {told} as dropped or \
-                 in doubt: {:?}",
+                self.cut || missing <= self.told(),
+                "{missing} requests are not in the {name} file, but the modules count only {} as dropped or in doubt: \
+                 {:?}",
+                self.told(),
                 &verdict.missing[..verdict.missing.len().min(20)]
             );
         }
-        ensure!(self.same_lines, "the two files have different lines");
+        let none = self.in_none.len() as u64;
+        ensure!(
+            none <= self.told(),
+            "{none} requests are in no file, but the modules count only {} as dropped or in doubt: {:?}",
+            self.told(),
+            &self.in_none[..self.in_none.len().min(20)]
+        );
+        ensure!(self.same_lines || self.cut, "the two files have different lines");
         ensure!(self.identical || !self.together, "the two files differ, but their daemons were together");
         Ok(())
     }
@@ -107,6 +179,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "connections that broke {:>8}", o.unsure.len())?;
         writeln!(f, "daemon down            {:>8.1} s", self.down.as_secs_f64())?;
+        writeln!(f, "until all confirmed    {:>8.1} s", self.settling.as_secs_f64())?;
         writeln!(f, "lines in the file      {:>8}", self.lines)?;
         for (verdict, name) in self.verdicts.iter().zip(["first ", "second"]) {
             writeln!(
@@ -117,6 +190,7 @@ impl fmt::Display for Report {
                 verdict.strange.len()
             )?;
         }
+        writeln!(f, "in none of the files   {:>8}", self.in_none.len())?;
         writeln!(f, "files identical        {:>8}", self.identical)?;
         writeln!(f, "writers together       {:>8}", self.together)?;
         writeln!(f, "dropped (counted)      {:>8}", self.dropped())?;
@@ -139,7 +213,7 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     cluster.start_all()?;
     let writers = [1, 2].map(|host| writer(&cluster, host));
     let [first, second] = writers;
-    let (mut first, second) = (first?, second?);
+    let (mut first, mut second) = (first?, second?);
     // Both writers see each other: their daemons are in one ring.
     first.process().wait_printed("group=site4 members=2", Duration::from_secs(60))?;
     let apaches = [0, 1].map(|host| apache(&cluster, host, scenario));
@@ -148,11 +222,14 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     for (host, apache) in apaches.iter().enumerate() {
         weblog::warm_up(place(&cluster, host)?, apache.address(), Duration::from_secs(60))?;
     }
-    let (outcome, down) = drive(&mut cluster, &apaches, scenario)?;
+    let writers = [first.process().pid(), second.process().pid()];
+    let (outcome, down) = drive(&mut cluster, &apaches, writers, scenario)?;
     let mut counters = Vec::new();
+    let settling = Instant::now();
     for (host, apache) in apaches.iter().enumerate() {
         counters.push(weblog::settled(place(&cluster, host)?, apache.address(), Duration::from_secs(120))?);
     }
+    let settling = settling.elapsed();
     let mut notes = Vec::new();
     for apache in apaches {
         notes.extend(apache.error_log().lines().filter(|l| l.contains("log_spread:")).map(String::from));
@@ -168,10 +245,16 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     let (one, said_one) = first.stop()?;
     let (two, said_two) = second.stop()?;
     notes.extend(
-        [said_one, said_two].iter().flat_map(|s| s.lines()).filter(|l| l.contains("WARN")).map(String::from),
+        [said_one, said_two]
+            .iter()
+            .flat_map(|s| s.lines())
+            .filter(|l| !l.contains("Membership changed"))
+            .map(String::from),
     );
     Ok(Report {
         verdicts: vec![outcome.compare(&one), outcome.compare(&two)],
+        in_none: outcome.compare(&format!("{one}{two}")).missing,
+        cut: scenario.trouble.iter().any(|(_, t)| matches!(t, Trouble::Cut(_))),
         identical: one == two,
         same_lines: sorted(&one) == sorted(&two),
         together,
@@ -179,6 +262,7 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         outcome,
         counters,
         down,
+        settling,
         notes,
     })
 }
@@ -210,25 +294,54 @@ fn stayed(cluster: &mut Cluster, host: usize) -> anyhow::Result<bool> {
 fn drive(
     cluster: &mut Cluster,
     apaches: &[Apache],
+    writers: [Pid; 2],
     scenario: &Scenario,
 ) -> anyhow::Result<(Outcome, Duration)> {
     let servers: Vec<SocketAddr> = apaches.iter().map(Apache::address).collect();
-    let load = Load::new(&servers, scenario.clients, scenario.requests);
+    let mut load = Load::new(&servers, scenario.clients, scenario.requests);
+    load.pace = scenario.pace;
     let progress = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&progress);
     let host = cluster.net().context("no hosts")?.host(2);
     let clients = host.enter(move || load.run(&counter))?;
-    let mut down = Duration::ZERO;
-    if scenario.kill {
-        reach(&progress, scenario.requests / 3, &clients)?;
-        let begun = Instant::now();
-        cluster.kill(0)?;
-        reach(&progress, scenario.requests / 2, &clients)?;
-        cluster.start(0)?;
-        down = begun.elapsed();
+    let (mut down, mut killed) = (Duration::ZERO, BTreeMap::new());
+    for (percent, trouble) in &scenario.trouble {
+        reach(&progress, scenario.requests * percent / 100, &clients)?;
+        match *trouble {
+            Trouble::Kill(host) => {
+                cluster.kill(host)?;
+                killed.insert(host, Instant::now());
+            }
+            Trouble::Start(host) => {
+                cluster.start(host)?;
+                down += killed.remove(&host).map_or(Duration::ZERO, |at: Instant| at.elapsed());
+            }
+            Trouble::Cut(host) => cut(cluster, host)?,
+            Trouble::Heal => cluster.net().context("no hosts")?.heal()?,
+            Trouble::Graceful(server) => apaches[server].graceful()?,
+            Trouble::Freeze(writer) => kill(writers[writer], Signal::SIGSTOP)?,
+            Trouble::Thaw(writer) => kill(writers[writer], Signal::SIGCONT)?,
+        }
     }
     let outcome = clients.join().map_err(|_| anyhow::anyhow!("the clients panicked"))??;
     Ok((outcome, down))
+}
+
+/// Cuts the daemon of a host off: datagrams only, so that the clients go on.
+fn cut(cluster: &Cluster, host: usize) -> anyhow::Result<()> {
+    let net = cluster.net().context("no hosts")?;
+    for own in 0..3 {
+        let others: Vec<String> = (0..3)
+            .filter(|o| *o != own && (own == host || *o == host))
+            .map(|o| cluster.addr(o).to_string())
+            .collect();
+        net.host(own).nft(&format!(
+            "add table inet cut\ndelete table inet cut\ntable inet cut {{\n chain input {{\n  type filter hook input \
+             priority 0;\n  meta l4proto udp ip saddr {{ {} }} drop\n }}\n}}\n",
+            others.join(", ")
+        ))?;
+    }
+    Ok(())
 }
 
 /// Waits until so many requests are answered.

@@ -1,11 +1,14 @@
 //! Apache lines of several hosts in one unified log, and what happens when a daemon dies.
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
-use tests::apache::Mpm;
-use tests::survive::{Report, Scenario, run, unavailable};
+use std::time::Duration;
 
-fn scenario(requests: u64, kill: bool) -> Scenario {
-    Scenario { requests, clients: 8, kill, mpm: Mpm::Event, config: String::new() }
+use tests::apache::Mpm;
+use tests::survive::{Report, Scenario, Trouble, all_trouble, one_kill, run, unavailable};
+
+fn scenario(requests: u64, trouble: Vec<(u64, Trouble)>) -> Scenario {
+    let pace = Duration::ZERO;
+    Scenario { requests, clients: 8, trouble, pace, mpm: Mpm::Event, config: String::new() }
 }
 
 /// Runs and checks; `None` where there can be no hosts.
@@ -22,7 +25,7 @@ fn checked(scenario: &Scenario) -> Option<Report> {
 
 #[test]
 fn every_request_is_in_both_files_once() {
-    let Some(report) = checked(&scenario(2_000, false)) else { return };
+    let Some(report) = checked(&scenario(2_000, vec![])) else { return };
     assert_eq!(report.outcome.answered.len() + report.outcome.unsure.len(), 2_000);
     for verdict in &report.verdicts {
         assert!(verdict.missing.is_empty(), "{verdict:?}");
@@ -32,7 +35,7 @@ fn every_request_is_in_both_files_once() {
 
 #[test]
 fn a_killed_daemon_costs_no_line() {
-    let Some(report) = checked(&scenario(4_000, true)) else { return };
+    let Some(report) = checked(&scenario(4_000, one_kill())) else { return };
     // Once a log writer was heard, lines are kept until acknowledged: nothing is in doubt, nothing is lost.
     for verdict in &report.verdicts {
         assert!(verdict.missing.is_empty(), "{verdict:?}\n{report}");
@@ -42,9 +45,15 @@ fn a_killed_daemon_costs_no_line() {
 
 #[test]
 fn a_killed_daemon_costs_no_line_of_framed_logs() {
-    let framed = Scenario { config: "SpreadLogWire framed\n".into(), ..scenario(4_000, true) };
+    let framed = Scenario { config: "SpreadLogWire framed\n".into(), ..scenario(4_000, one_kill()) };
     let Some(report) = checked(&framed) else { return };
     for verdict in &report.verdicts {
         assert!(verdict.missing.is_empty(), "{verdict:?}\n{report}");
     }
+}
+
+#[test]
+fn all_trouble_in_turn_costs_no_line() {
+    let troubled = Scenario { pace: Duration::from_millis(10), ..scenario(16_000, all_trouble()) };
+    checked(&troubled);
 }

@@ -1,8 +1,10 @@
 //! `cargo xtask survive`: requests over two Apaches while a daemon is killed and restarted; prints the account.
 
+use std::time::Duration;
+
 use clap::Parser;
 use tests::apache::Mpm;
-use tests::survive::{Scenario, run, unavailable};
+use tests::survive::{Scenario, all_trouble, one_kill, run, unavailable};
 
 /// Requests over two Apaches on two hosts (network namespaces), three daemons, two log writers. The daemon of the
 /// first server's host is killed with SIGKILL after a third of the requests and started again after half. Prints the
@@ -18,6 +20,12 @@ struct Args {
     /// Leave the daemons alone.
     #[arg(long)]
     no_kill: bool,
+    /// More trouble: daemons killed, hosts cut off, servers restarted gracefully, log writers standing still.
+    #[arg(long, conflicts_with = "no_kill")]
+    all: bool,
+    /// Milliseconds between two requests of a client.
+    #[arg(long, default_value_t = 0)]
+    pace: u64,
     /// Use prefork instead of event.
     #[arg(long)]
     prefork: bool,
@@ -34,7 +42,12 @@ fn main() -> anyhow::Result<()> {
     let report = run(&Scenario {
         requests: args.requests,
         clients: args.clients,
-        kill: !args.no_kill,
+        trouble: match (args.no_kill, args.all) {
+            (true, _) => Vec::new(),
+            (_, true) => all_trouble(),
+            _ => one_kill(),
+        },
+        pace: Duration::from_millis(args.pace),
         mpm: if args.prefork { Mpm::Prefork } else { Mpm::Event },
         config: args.config,
     })?;
