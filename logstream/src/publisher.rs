@@ -111,6 +111,8 @@ pub struct Released {
     pub cost: usize,
     /// Lines acknowledged by a writer.
     pub acked: u64,
+    /// Of these, lines that another known writer does not have and will not get.
+    pub acked_in_part: u64,
     /// Lines ordered by the daemons (loose streams).
     pub ordered: u64,
     /// Lines whose fate is unknown: sent, but the session broke before the barrier came back.
@@ -148,6 +150,8 @@ pub struct Publisher {
     barriers: u64,
     released: Released,
     newly_heard: Vec<u32>,
+    /// Writers that answered (or left, false) since the last question.
+    heard_writers: BTreeMap<(u32, Bytes), bool>,
     messages: u64,
     resent: u64,
 }
@@ -229,8 +233,20 @@ impl Publisher {
             barriers: 0,
             released: Released::default(),
             newly_heard: Vec::new(),
+            heard_writers: BTreeMap::new(),
             messages: 0,
             resent: 0,
+        }
+    }
+
+    /// A writer that answered another source of this server a short time ago: it is waited for too, although it did not
+    /// answer this source yet.
+    pub fn expect_writer(&mut self, now: Duration, stream: u32, writer: Bytes) {
+        if let Some(stream) = self.streams.get_mut(stream as usize)
+            && stream.strict
+            && stream.writers.len() < WRITERS_MAX
+        {
+            stream.writers.entry(writer).or_insert(Writer { acked: 0, heard: now });
         }
     }
 
@@ -337,8 +353,12 @@ impl Publisher {
         }
         let upto = stream.confirmed(self.cfg.acks, now);
         stream.release(upto, now, &mut self.released);
-        if frame.flags & FLAG_LAST != 0 {
+        let left = frame.flags & FLAG_LAST != 0;
+        if left {
             stream.writers.remove(&name);
+        }
+        if frame.source == self.cfg.source {
+            self.heard_writers.insert((index, name), !left);
         }
         let echo = stream.rewound.is_some_and(|at| now < at + REWIND_EVERY);
         if frame.flags & FLAG_RESEND != 0 && !echo {
@@ -548,6 +568,11 @@ impl Publisher {
         mem::take(&mut self.newly_heard)
     }
 
+    /// Writers (by stream) that answered since the last call; false for those that ended in order.
+    pub fn heard_writers(&mut self) -> BTreeMap<(u32, Bytes), bool> {
+        mem::take(&mut self.heard_writers)
+    }
+
     /// Lines in the hands of the publisher.
     pub fn waiting(&self) -> usize {
         self.streams.iter().map(|s| s.window.len()).sum()
@@ -634,12 +659,16 @@ impl Stream {
 
     /// Lets go of everything up to a number.
     fn release(&mut self, upto: u64, now: Duration, released: &mut Released) {
+        let everywhere = self.writers.values().map(|w| w.acked).min().unwrap_or(u64::MAX);
         while self.window.front().is_some_and(|r| r.last() <= upto) {
             let Some(record) = self.window.pop_front() else { break };
             (self.sent, self.loose) = (self.sent.saturating_sub(1), self.loose.saturating_sub(1));
             self.waits_since = now;
             released.cost += record.cost();
             released.acked += record.lines();
+            if record.last() > everywhere {
+                released.acked_in_part += record.lines();
+            }
         }
         if self.window.is_empty() {
             self.waits_since = now;

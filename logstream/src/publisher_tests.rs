@@ -195,22 +195,45 @@ fn all_writers_must_have_a_line_unless_one_is_gone() {
         assert_eq!(p.released().acked, 1, "both have the first");
         p
     };
+    let both = |r: Released| (r.acked, r.acked_in_part);
     let mut p = start();
     p.handle_private(at(2), ack_of("b", 2, FLAG_LAST));
     p.handle_timeout(at(3), false);
-    assert_eq!(p.released().acked, 2, "the second ended in order");
+    assert_eq!(both(p.released()), (2, 0), "the second ended in order");
     let mut p = start();
     p.handle_timeout(at(29_000), false);
-    assert_eq!(p.released().acked, 0);
+    assert_eq!(both(p.released()), (0, 0));
     p.handle_private(at(30_000), ack_of("a", 3, 0));
     p.handle_timeout(at(32_000), false);
-    assert_eq!(p.released().acked, 2, "the second does not answer");
+    assert_eq!(both(p.released()), (2, 2), "the second does not answer");
     let mut p = start();
     p.handle_timeout(at(3), true);
-    assert_eq!(p.released().acked, 2, "room is short");
+    assert_eq!(both(p.released()), (2, 2), "room is short");
     let mut p = start();
     p.relax(at(3));
-    assert_eq!(p.released().acked, 2, "the process ends");
+    assert_eq!(both(p.released()), (2, 2), "the process ends");
+}
+
+#[test]
+fn a_writer_that_another_source_knows_is_waited_for() {
+    let cfg = PublisherConfig {
+        source: ID,
+        audit: Audit::Auto,
+        acks: Acks::All,
+        batch_bytes: 100,
+        about: String::new(),
+    };
+    let mut p = Publisher::new(cfg, vec![StreamConfig { heard: true, ..stream(Wire::Plain) }]);
+    p.expect_writer(at(0), 0, Bytes::from_static(b"b"));
+    p.handle_connected(at(0), [0]);
+    p.handle_records([line(1)]);
+    sent(&mut p, at(0));
+    p.handle_private(at(1), ack_of("a", 1, 0));
+    assert_eq!(p.released().acked, 0);
+    assert_eq!(p.heard_writers().into_iter().collect::<Vec<_>>(), [((0, Bytes::from_static(b"a")), true)]);
+    p.handle_private(at(2), ack_of("b", 1, FLAG_LAST));
+    assert_eq!(p.released().acked, 1);
+    assert_eq!(p.heard_writers().into_iter().collect::<Vec<_>>(), [((0, Bytes::from_static(b"b")), false)]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 // spec: mod_log_spread M-17
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use httpd::StatusForm;
 use httpd::shared::Zeroed;
@@ -19,6 +20,7 @@ macro_rules! counters {
         pub(crate) struct Counters {
             $(#[doc = $help] pub(crate) $name: AtomicU64,)*
             heard: Heard,
+            writers: Writers,
         }
 
         impl Counters {
@@ -34,6 +36,7 @@ counters! {
     lines, "Lines", "Lines that the server gave to $ logs.";
     bytes, "Bytes", "Bytes of these lines.";
     acked, "Acknowledged", "Lines that a log writer acknowledged.";
+    acked_in_part, "AcknowledgedInPart", "Of these, lines that not every known log writer has.";
     ordered, "Ordered", "Lines that the daemons ordered while no log writer was heard.";
     in_doubt, "InDoubt", "Lines that were sent, but whose arrival is not known.";
     dropped_full, "DroppedQueueFull", "Lines dropped because the queue was full.";
@@ -60,6 +63,34 @@ impl Default for Heard {
     }
 }
 
+/// Writers that answered some child lately, so that a new child waits for them too.
+#[derive(Debug)]
+#[repr(C)]
+struct Writers([Slot; WRITER_SLOTS]);
+
+impl Default for Writers {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Slot::default()))
+    }
+}
+
+/// One writer of one group.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Slot {
+    /// Seconds since 1970 when it last answered; 0: free; `LOCKED` while the slot changes.
+    heard: AtomicU64,
+    group: AtomicU64,
+    id: [AtomicU64; 2],
+}
+
+/// Writers and groups that are remembered.
+const WRITER_SLOTS: usize = 64;
+/// Mark of a slot that changes.
+const LOCKED: u64 = u64::MAX;
+/// A writer that no child heard for this long is not waited for by new children.
+const WRITER_SECONDS: u64 = 60;
+
 // SAFETY: atomics only; zero is the start of each.
 unsafe impl Zeroed for Counters {}
 
@@ -74,6 +105,48 @@ impl Counters {
     pub(crate) fn set_heard(&self, group: &[u8]) {
         let (word, bit) = place(group);
         self.heard.0[word].fetch_or(bit, Relaxed);
+    }
+
+    /// Remembers that a writer answered for a group, or (`here` is false) that it ended in order.
+    pub(crate) fn note_writer(&self, group: &[u8], id: &[u8], here: bool, now: u64) {
+        let Ok(id) = <[u8; 16]>::try_from(id) else { return };
+        let (group, id) = (hash(group), halves(id));
+        let slots = &self.writers.0;
+        if let Some(slot) = slots.iter().find(|s| s.heard.load(Acquire) != 0 && s.is(group, id)) {
+            let before = slot.heard.load(Relaxed);
+            if before != LOCKED {
+                // Another child may have been faster: as good.
+                let _ = slot.heard.compare_exchange(before, if here { now } else { 0 }, AcqRel, Relaxed);
+            }
+            return;
+        }
+        let free = |s: &&Slot| s.heard.load(Relaxed).saturating_add(WRITER_SECONDS) < now;
+        for slot in slots.iter().filter(free).filter(|_| here) {
+            let before = slot.heard.load(Relaxed);
+            if before != LOCKED && slot.heard.compare_exchange(before, LOCKED, AcqRel, Relaxed).is_ok() {
+                slot.group.store(group, Relaxed);
+                slot.id[0].store(id[0], Relaxed);
+                slot.id[1].store(id[1], Relaxed);
+                slot.heard.store(now, Release);
+                return;
+            }
+        }
+    }
+
+    /// Writers that answered some child for this group lately.
+    pub(crate) fn writers(&self, group: &[u8], now: u64) -> Vec<[u8; 16]> {
+        let group = hash(group);
+        let lately = |s: &&Slot| {
+            let heard = s.heard.load(Acquire);
+            heard != LOCKED && heard.saturating_add(WRITER_SECONDS) >= now && s.group.load(Relaxed) == group
+        };
+        let id = |s: &Slot| {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&s.id[0].load(Relaxed).to_be_bytes());
+            id[8..].copy_from_slice(&s.id[1].load(Relaxed).to_be_bytes());
+            id
+        };
+        self.writers.0.iter().filter(lately).map(id).collect()
     }
 
     /// Lines whose end is not known yet: in queues, or on their way.
@@ -112,6 +185,23 @@ impl Counters {
         }
         page
     }
+}
+
+impl Slot {
+    fn is(&self, group: u64, id: [u64; 2]) -> bool {
+        self.group.load(Relaxed) == group
+            && self.id[0].load(Relaxed) == id[0]
+            && self.id[1].load(Relaxed) == id[1]
+    }
+}
+
+fn halves(id: [u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = id;
+    [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
+}
+
+fn hash(group: &[u8]) -> u64 {
+    u64::from(HostHash::Fnv1a.bucket(group, u32::MAX))
 }
 
 /// A group has one bit; two groups may share it, which makes the second one strict from its start.

@@ -120,7 +120,7 @@ impl Module for LogSpread {
     }
 
     fn post_config(_conf: Pool<'_>, main: Server<'_>) -> Status {
-        match Shared::retained(c"mod_log_spread-counters-1") {
+        match Shared::retained(c"mod_log_spread-counters-2") {
             Ok(counters) => *COUNTERS.lock().unwrap_or_else(PoisonError::into_inner) = Some(counters),
             Err(error) => main
                 .log()

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use httpd::{Level, Log};
 use log_stream::{Publisher, PublisherConfig, Service as Wanted, SourceId, Transmit};
@@ -48,7 +48,13 @@ pub(crate) fn start(
         batch_bytes: global.batch_bytes,
         about,
     };
-    let publisher = Publisher::new(cfg, link.streams.clone());
+    let mut publisher = Publisher::new(cfg, link.streams.clone());
+    let now = seconds();
+    for (index, stream) in (0..).zip(&link.streams).filter(|(_, s)| s.heard) {
+        for writer in counters.writers(&stream.group, now) {
+            publisher.expect_writer(Duration::ZERO, index, bytes::Bytes::copy_from_slice(&writer));
+        }
+    }
     let thread = SenderThread {
         desk,
         publisher,
@@ -268,6 +274,7 @@ impl SenderThread {
         let released = self.publisher.released();
         let counters = self.counters;
         counters.acked.fetch_add(released.acked, Relaxed);
+        counters.acked_in_part.fetch_add(released.acked_in_part, Relaxed);
         counters.ordered.fetch_add(released.ordered, Relaxed);
         counters.in_doubt.fetch_add(released.in_doubt, Relaxed);
         counters.dropped_exit.fetch_add(released.dropped, Relaxed);
@@ -276,6 +283,11 @@ impl SenderThread {
         for stream in self.publisher.newly_heard() {
             if let Some(stream) = self.link.streams.get(stream as usize) {
                 counters.set_heard(&stream.group);
+            }
+        }
+        for ((stream, writer), here) in self.publisher.heard_writers() {
+            if let Some(stream) = self.link.streams.get(stream as usize) {
+                counters.note_writer(&stream.group, &writer, here, seconds());
             }
         }
         let (messages, resent) = self.publisher.messages();
@@ -437,6 +449,11 @@ fn base36(mut value: u64, width: usize) -> String {
         value /= 36;
     }
     digits.iter().rev().collect()
+}
+
+/// Seconds since 1970.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Random bytes of the system.
