@@ -1,4 +1,5 @@
 //! What routing a data message costs: header check, look-up of the targets, and the output to the session layer.
+//! And what many groups cost when daemons part and meet.
 //!
 //! `cargo bench -p spread-groups`
 #![allow(missing_docs, reason = "criterion's macros make public items")]
@@ -77,5 +78,62 @@ fn deliver(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, deliver);
+/// Groups that a partition and a merge change.
+const CHANGED: usize = 3_000;
+
+/// Two daemons with one session each, both in all of many groups, are cut from each other and meet again.
+fn partition_and_merge(c: &mut Criterion) {
+    let daemons: Vec<_> =
+        (0..2).map(|n| Daemon { name: format!("n{n}").parse().expect("a name"), id: n }).collect();
+    let mut engines = [0u16, 1].map(|me| {
+        let mut groups = Groups::new(GroupsConfig { daemons: daemons.clone(), me }).expect("a configuration");
+        groups.handle_regular(ConfigId { epoch: 10, rep: me, nonce: 1 }, &[me]);
+        let private = groups.connect(SessionId(1), "c".parse().expect("a name"), true).expect("a free name");
+        for n in 0..CHANGED {
+            let group = group(&format!("g{n}"));
+            request(&mut groups, 1, &private, &build::join(&private.as_group(), &group));
+        }
+        while let Some(message) = groups.poll_submit() {
+            groups.handle_deliver(me, &message.into_parts());
+        }
+        while groups.poll_output().is_some() {}
+        groups
+    });
+    let mut epoch = 12;
+    let mut configure = |engines: &mut [Groups; 2], together: bool| {
+        epoch += 2;
+        for (me, groups) in (0u16..).zip(engines.iter_mut()) {
+            // After a merge the next transition is a break: each goes on alone.
+            groups.handle_transitional(ConfigId { epoch: epoch - 1, rep: me, nonce: 1 }, &[me]);
+            let members: &[u16] = if together { &[0, 1] } else { &[me] };
+            groups.handle_regular(ConfigId { epoch, rep: members[0], nonce: 1 }, members);
+        }
+        let mut frames = 0;
+        for sender in 0..2usize {
+            while let Some(message) = engines[sender].poll_submit() {
+                let parts = message.into_parts();
+                for (me, groups) in engines.iter_mut().enumerate() {
+                    if together || me == sender {
+                        groups.handle_deliver(u16::try_from(sender).unwrap_or(0), &parts);
+                    }
+                }
+            }
+        }
+        for groups in engines.iter_mut() {
+            while groups.poll_output().is_some() {
+                frames += 1;
+            }
+        }
+        frames
+    };
+    configure(&mut engines, true);
+    c.bench_function("3 000 groups are cut and merged, both daemons", |b| {
+        b.iter(|| {
+            assert_eq!(configure(&mut engines, false), 4 * CHANGED);
+            assert_eq!(configure(&mut engines, true), 2 * CHANGED);
+        });
+    });
+}
+
+criterion_group!(benches, deliver, partition_and_merge);
 criterion_main!(benches);

@@ -267,7 +267,11 @@ impl History {
     fn start(&mut self, node: u16) {
         if self.bus.groups(node).is_none() {
             self.bus.start(node);
+            // In its first configuration, alone. An id stands for one view only while every daemon has a member:
+            // otherwise a join that nobody but its own daemon got before a break, and another one after it,
+            // give the same id to two views.
             self.permanent(node);
+            self.bus.turn(node, usize::MAX);
         }
     }
 

@@ -252,6 +252,10 @@ impl Bus {
         })
     }
 
+    fn is_in(&self, node: u16, ring: usize) -> bool {
+        self.nodes[usize::from(node)].as_ref().is_some_and(|n| n.ring == ring)
+    }
+
     pub fn ring_members(&self, node: u16) -> Vec<u16> {
         let ring = self.nodes[usize::from(node)].as_ref().map(|n| n.ring);
         ring.map_or_else(Vec::new, |ring| self.rings[ring].members.iter().copied().collect())
@@ -277,8 +281,10 @@ impl Bus {
         let sent: Vec<_> = node.queue.drain(..n).collect();
         for (service, parts) in sent {
             let lost = self.drop_next.remove(&me).unwrap_or_default();
+            // A member that has left the ring for another one takes nothing of it any more.
             let have = self.rings[at].members.iter().copied().filter(|&m| {
-                let reached = self.reach[usize::from(m)] == self.reach[usize::from(me)]
+                let reached = self.is_in(m, at)
+                    && self.reach[usize::from(m)] == self.reach[usize::from(me)]
                     && !self.drops.contains(&(m, me))
                     && !lost.contains(&m);
                 m == me || reached
@@ -391,9 +397,12 @@ impl Bus {
     /// Lost entries are sent again, unless packets of their sender are still lost.
     fn repair(&mut self, node: u16) {
         let Some(n) = &self.nodes[usize::from(node)] else { return };
-        let ring = &mut self.rings[n.ring];
+        let at = n.ring;
+        let staying: BTreeSet<_> =
+            self.rings[at].members.iter().copied().filter(|&m| self.is_in(m, at)).collect();
+        let ring = &mut self.rings[at];
         for entry in &mut ring.log {
-            let missing = ring.members.difference(&entry.have).copied();
+            let missing = staying.difference(&entry.have).copied();
             let arriving: Vec<_> = missing.filter(|&m| !self.drops.contains(&(m, entry.from))).collect();
             entry.have.extend(arriving);
         }
