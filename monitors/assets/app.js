@@ -9,7 +9,7 @@ const LINES_MAX = 300;
 
 const state = {
   shot: null, span: "10s", chart: "seconds", paused: false, filter: "", stream: null,
-  sort: { key: "name", down: false }, lastLine: 0, plot: null, plotKey: "",
+  sort: { key: "name", down: false }, lastLine: 0, history: [], plot: null, plotKey: "",
 };
 
 function el(tag, attributes = {}, ...children) {
@@ -146,13 +146,33 @@ function drawTiles(shot) {
     el("div", { class: "tile" }, el("b", { class: css }, value), el("span", {}, name))));
 }
 
+// Requests per second of each server: [seconds since 1970, names, values].
+function chartData(shot) {
+  const names = shot.servers.slice(0, COLORS.length).map((s) => s.name);
+  const day = state.chart === "day";
+  const step = state.chart === "seconds" ? 1 : 60;
+  const count = day ? 1440 : 60;
+  const end = Math.floor(shot.last_second / step) * step;
+  const xs = Array.from({ length: count }, (_, i) => end - (count - 1 - i) * step);
+  if (!day) return [xs, names, names.map((name) => shot.servers.find((s) => s.name === name)[state.chart].map((n) => n / step))];
+  const minutes = new Map(state.history.map((m) => [m.second, m.servers]));
+  return [xs, names, names.map((name) => xs.map((x) => {
+    const servers = minutes.get(x);
+    return servers ? (servers[name]?.requests ?? 0) / 60 : null;
+  }))];
+}
+
+// The history in the file of spread-web, if it keeps one. It knows no filter.
+async function loadHistory() {
+  const answer = await fetch("/api/history");
+  const kept = answer.status === 200;
+  $("day-choice").hidden = !kept;
+  if (kept) state.history = await answer.json();
+}
+
 function drawChart(shot) {
-  const minutes = state.chart === "minutes";
-  const step = minutes ? 60 : 1;
-  const end = minutes ? Math.floor(shot.last_second / 60) * 60 : shot.last_second;
-  const xs = Array.from({ length: 60 }, (_, i) => end - (59 - i) * step);
-  const servers = shot.servers.slice(0, COLORS.length);
-  const series = servers.map((s) => s[state.chart].map((n) => n / step));
+  const [xs, names, series] = chartData(shot);
+  const servers = names.map((name) => ({ name }));
   const key = `${state.chart} ${servers.map((s) => s.name).join(" ")} ${document.documentElement.dataset.theme}`;
   const box = $("chart");
   if (!state.plot || state.plotKey !== key) {
@@ -341,5 +361,7 @@ try { stored = localStorage.getItem("theme"); } catch { /* as above */ }
 setTheme(stored ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 
 new ResizeObserver(() => { if (state.plot) state.plot.setSize({ width: $("chart").clientWidth, height: 220 }); }).observe($("chart"));
+loadHistory();
+setInterval(loadHistory, 60000);
 const wanted = new URL(location.href).searchParams.get("filter");
 if (wanted) { $("filter").value = wanted; applyFilter(wanted); } else connect();

@@ -4,6 +4,7 @@
 pub mod alerts;
 pub mod cli;
 pub mod filter;
+pub mod history;
 pub mod notify;
 pub mod snapshot;
 pub mod state;

@@ -183,7 +183,17 @@ impl SeriesFigures {
 impl Snapshot {
     /// The figures at `now_ms`, with the `top` most frequent values of each kind.
     pub fn take(state: &mut State, filter: Option<(&str, &Filter)>, now_ms: i64, top: usize) -> Self {
-        let last = now_ms.div_euclid(1000) - LAG_SECONDS;
+        Self::ending_with(state, filter, now_ms, now_ms.div_euclid(1000) - LAG_SECONDS, top)
+    }
+
+    /// As [`take`](Self::take), with windows that end with the second `last`.
+    pub fn ending_with(
+        state: &mut State,
+        filter: Option<(&str, &Filter)>,
+        now_ms: i64,
+        last: i64,
+        top: usize,
+    ) -> Self {
         let (figures, since_ms) = state.figures(filter);
         let minute = |window: &Window| WindowFigures::of(window, Span::Minute, last);
         let top_of = |dimension| {

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 
 use crate::filter::{Filter, FilterError};
+use crate::history::History;
 use crate::snapshot::Snapshot;
 use crate::state::{Shared, TailLine};
 use crate::watch::now_ms;
@@ -125,6 +126,26 @@ fn ticks(state: Shared, params: Params, filter: Named) -> impl Stream<Item = Res
         after = lines.last().map_or(after, |last| last.number);
         Event::default().json_data(Tick { snapshot, lines })
     })
+}
+
+#[derive(Deserialize)]
+pub(super) struct Range {
+    /// Seconds since 1970.
+    from: Option<i64>,
+    to: Option<i64>,
+}
+
+/// The minutes of a range; without one, of the last day.
+pub(super) async fn history(State(history): State<Option<History>>, Query(range): Query<Range>) -> Response {
+    // Not an error: the page asks whether there is one.
+    let Some(history) = history else { return StatusCode::NO_CONTENT.into_response() };
+    let now = now_ms().div_euclid(1000);
+    let (from, to) = (range.from.unwrap_or(now - 86_400), range.to.unwrap_or(now));
+    match tokio::task::spawn_blocking(move || history.range(from, to)).await {
+        Ok(Ok(minutes)) => Json(minutes).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 /// 200 while connected to a daemon, else 503.

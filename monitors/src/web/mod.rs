@@ -2,32 +2,73 @@
 
 mod api;
 mod assets;
+mod auth;
 mod metrics;
+mod tls;
 
 use std::net::SocketAddr;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use axum::Router;
+use axum::extract::FromRef;
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
+pub use auth::Users;
+pub use tls::{TlsListener, acceptor};
+
+use crate::history::History;
 use crate::state::Shared;
 
+/// What the routes work on.
+#[derive(Clone, Debug)]
+struct Context {
+    state: Shared,
+    history: Option<History>,
+}
+
+impl FromRef<Context> for Shared {
+    fn from_ref(context: &Context) -> Self {
+        context.state.clone()
+    }
+}
+
+impl FromRef<Context> for Option<History> {
+    fn from_ref(context: &Context) -> Self {
+        context.history.clone()
+    }
+}
+
+/// What a server can have beside the figures.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Only these users may see it.
+    pub users: Option<Users>,
+    /// Figures of earlier minutes.
+    pub history: Option<History>,
+}
+
 /// The routes over a state.
-pub fn router(state: Shared) -> Router {
-    Router::new()
+pub fn router(state: Shared, options: Options) -> Router {
+    let router = Router::new()
         .route("/", get(assets::index))
         .route("/assets/{*name}", get(assets::asset))
         .route("/api/snapshot", get(api::snapshot))
         .route("/api/tail", get(api::tail))
         .route("/api/stream", get(api::stream))
+        .route("/api/history", get(api::history))
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(api::healthz))
-        .layer(map_response(harden))
-        .with_state(state)
+        .with_state(Context { state, history: options.history });
+    let router = match options.users {
+        Some(users) => router.layer(from_fn_with_state(users, auth::check)),
+        None => router,
+    };
+    router.layer(map_response(harden))
 }
 
 /// Nothing from elsewhere runs in the page, and nobody frames it: what it shows was written by strangers.
@@ -51,18 +92,24 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}; choose another one with --listen"))
 }
 
-/// Serves until `stop` is ready. Open event streams are cut then.
+/// Serves until `stop` is ready, over TLS if there is an acceptor. Open event streams are cut then.
 ///
 /// # Errors
 /// If the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    state: Shared,
+    tls: Option<TlsAcceptor>,
+    router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let server = axum::serve(listener, router(state));
+    let server = async {
+        match tls {
+            None => axum::serve(listener, router).await,
+            Some(acceptor) => axum::serve(TlsListener::new(listener, acceptor)?, router).await,
+        }
+    };
     tokio::select! {
-        result = async { server.await } => Ok(result?),
+        result = server => Ok(result?),
         () = stop => Ok(()),
     }
 }
