@@ -37,8 +37,9 @@ const SETTLE_MAX: u64 = 120_000 * MS;
 const NOTICE_MAX: u64 = 2_000 * MS;
 /// After the ring is whole, it must stay so for this time.
 const QUIET: u64 = 6_000 * MS;
-/// Longest time in which what was submitted must be delivered in a whole ring.
-const DELIVER_MAX: u64 = 30_000 * MS;
+/// Longest time without a delivery in a whole ring while there is something to deliver: the longest message in
+/// packets of one a visit.
+const STALL_MAX: u64 = 10_000 * MS;
 /// Longest time from `leave` to the end of the process.
 const LEAVE_MAX: u64 = 5_000 * MS;
 /// Packets that the sockets of a node hold.
@@ -630,7 +631,7 @@ impl World {
         {
             return violation("INV", format!("n{node} (p{}): {what}", process.proc.0));
         }
-        if let Some(Err(what)) = process.upper.as_ref().map(|upper| upper.groups.invariants()) {
+        if let Some(Err(what)) = process.upper.as_mut().map(|upper| upper.invariants()) {
             return violation("INV", format!("groups of n{node} (p{}): {what}", process.proc.0));
         }
         if process.leaving_since.is_some_and(|since| self.now - since > LEAVE_MAX) {
@@ -781,6 +782,7 @@ impl World {
                     Err(what) => return violation("BODY", format!("n{node} delivered {what}")),
                 };
                 if let Some(upper) = &mut process.upper {
+                    upper.touched = true;
                     upper.groups.handle_deliver(sender.node.0, &parts);
                 }
                 if self.forger.is_some() {
@@ -980,27 +982,15 @@ impl World {
             }
             self.run_until(self.now + 20 * MS)?;
         }
-        let settled = self.now;
         self.note_world(|| "all are where they belong".to_owned());
         // Packets of the time before may still be on their way.
         self.run_until(self.now + 500 * MS)?;
         let installs = self.installs();
         self.probe()?;
-        while !self.all_delivered() {
-            if self.now - settled > DELIVER_MAX {
-                let what = format!("not all delivered after {} ms: {}", DELIVER_MAX / MS, self.describe());
-                return violation("G10", what);
-            }
-            self.run_until(self.now + 20 * MS)?;
-        }
+        self.deliver_all()?;
         if self.plan.groups.is_some() {
             self.last_words()?;
-            while !self.all_delivered() {
-                if self.now - settled > 2 * DELIVER_MAX {
-                    return violation("G10", format!("not all delivered at rest: {}", self.describe()));
-                }
-                self.run_until(self.now + 20 * MS)?;
-            }
+            self.deliver_all()?;
             parts.iter().try_for_each(|part| self.tables_agree(part))?;
         }
         self.run_until(self.now + QUIET)?;
@@ -1032,6 +1022,21 @@ impl World {
             }
         }
         self.group_log.rest = Some(parts);
+        Ok(())
+    }
+
+    /// Goes on until everything submitted is delivered.
+    fn deliver_all(&mut self) -> Step {
+        let (mut count, mut since) = (self.figures.deliveries, self.now);
+        while !self.all_delivered() {
+            self.run_until(self.now + 20 * MS)?;
+            if self.figures.deliveries != count {
+                (count, since) = (self.figures.deliveries, self.now);
+            }
+            if self.now - since > STALL_MAX {
+                return violation("G10", format!("nothing more is delivered: {}", self.describe()));
+            }
+        }
         Ok(())
     }
 

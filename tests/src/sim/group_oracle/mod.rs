@@ -148,6 +148,14 @@ fn clients(log: &GroupLog) -> impl Iterator<Item = (ClientNo, &ClientLog)> {
 
 /// P1 to P5, P26.
 fn basic(log: &GroupLog) -> Check {
+    let sends = |(no, client): (ClientNo, &ClientLog)| -> Vec<(ClientNo, MsgNo)> {
+        client
+            .acts
+            .iter()
+            .filter_map(|act| if let Act::Send(msg) = act { Some((no, *msg)) } else { None })
+            .collect()
+    };
+    let sent: FxHashSet<(ClientNo, MsgNo)> = clients(log).flat_map(sends).collect();
     for (no, client) in clients(log) {
         let mut had: FxHashSet<MsgNo> = FxHashSet::default();
         let mut member: FxHashSet<GroupName> = FxHashSet::default();
@@ -158,8 +166,7 @@ fn basic(log: &GroupLog) -> Check {
                     if log.messages.get(msg.index()) != Some(read) {
                         return violation("P1", format!("{no} read {msg} as {read:?}"));
                     }
-                    let sent = log.clients[read.by.index()].acts.contains(&Act::Send(*msg));
-                    if !sent {
+                    if !sent.contains(&(read.by, *msg)) {
                         return violation("P1", format!("{no} read {msg}, which {} did not send", read.by));
                     }
                     if !had.insert(*msg) {

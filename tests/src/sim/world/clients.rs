@@ -32,6 +32,15 @@ pub(super) struct Upper {
     /// Taken from the groups and not yet taken by the ring.
     held: Option<(Service, Vec<Bytes>)>,
     sessions: BTreeMap<SessionId, ClientNo>,
+    /// Something happened since the invariants were checked.
+    pub(super) touched: bool,
+}
+
+impl Upper {
+    /// Checks the invariants if anything happened since the last time.
+    pub(super) fn invariants(&mut self) -> Result<(), String> {
+        if std::mem::take(&mut self.touched) { self.groups.invariants() } else { Ok(()) }
+    }
 }
 
 /// What waits for a client.
@@ -70,7 +79,9 @@ impl World {
         };
         let daemons = (0..self.plan.nodes).map(daemon).collect();
         match Groups::new(GroupsConfig { daemons, me: u16::try_from(node).unwrap_or(0) }) {
-            Ok(groups) => Ok(Some(Box::new(Upper { groups, held: None, sessions: BTreeMap::new() }))),
+            Ok(groups) => {
+                Ok(Some(Box::new(Upper { groups, held: None, sessions: BTreeMap::new(), touched: true })))
+            }
             Err(err) => violation("PANIC", format!("the groups refuse their configuration: {err}")),
         }
     }
@@ -126,6 +137,7 @@ impl World {
             Err(err) => return violation("GROUPS", format!("n{node} refuses {name}: {err}")),
         };
         upper.sessions.insert(session, no);
+        upper.touched = true;
         let name = private.as_group();
         self.note(node, || format!("client {no} is {name}, membership {membership}"));
         self.group_log.clients.push(ClientLog { name, node, membership, excused: false, acts: Vec::new() });
@@ -310,6 +322,7 @@ impl World {
         let Some(upper) = self.nodes[node].process.as_mut().and_then(|p| p.upper.as_mut()) else {
             return Ok(None);
         };
+        upper.touched = true;
         match upper.groups.request(session, &frame) {
             Ok(accepted) => Ok(Some(accepted)),
             Err(refusal) => violation("GROUPS", format!("n{node} refuses a request of {no}: {refusal}")),
@@ -351,6 +364,7 @@ impl World {
     pub(super) fn daemon_view_breaks(&mut self, node: usize, id: ConfId, members: &[Mid]) -> Step {
         self.put_out(node)?;
         if let Some(upper) = self.nodes[node].process.as_mut().and_then(|p| p.upper.as_mut()) {
+            upper.touched = true;
             upper.groups.handle_transitional(config_id(id), &nodes(members));
             self.mark(node, &Act::Broken(id));
         }
@@ -367,6 +381,7 @@ impl World {
     ) -> Step {
         self.put_out(node)?;
         if let Some(upper) = self.nodes[node].process.as_mut().and_then(|p| p.upper.as_mut()) {
+            upper.touched = true;
             upper.groups.handle_regular(config_id(id), &nodes(members));
             if let Some(trans) = trans {
                 self.mark(node, &Act::Together(trans));
