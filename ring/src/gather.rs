@@ -123,7 +123,7 @@ impl Ring {
     pub(crate) fn begin_gather(&mut self, add: &[Mid], failed: &MidSet) {
         let (me, now) = (self.me, self.now);
         let proc: MidSet = self.conf.members.iter().chain(add).copied().collect();
-        let apart = self.hearing.outside_my_group(now, &proc);
+        let apart = self.hearing.outside_my_group(now, &proc, failed);
         self.gather.restart(me, proc, now);
         let silent = self.silent_members();
         self.gather.add_failed(me, apart.iter().chain(failed.iter()).chain(silent.iter()));

@@ -435,11 +435,25 @@ impl Hearing {
         known && !self.connected(now, a, b)
     }
 
+    /// Whether a fresh hear list names another process of this one's node: it restarted, as somebody knows.
+    fn is_contradicted(&self, now: Nanos, mid: Mid) -> bool {
+        self.peers.iter().any(|peer| {
+            let fresh = peer.report.as_ref().filter(|report| now.since(report.at) <= self.fresh);
+            let heard = fresh.and_then(|report| report.hear.get(mid.node.index()));
+            heard.is_some_and(|(session, ..)| *session != 0 && *session != mid.session)
+        })
+    }
+
     /// Groups of processes that all hear each other, built greedily in ring order, and out of them mine:
-    /// returns the fresh ones of `set` that are outside of it.
-    pub(crate) fn outside_my_group(&self, now: Nanos, set: &MidSet) -> MidSet {
+    /// returns the fresh ones of `set` that are outside of it. Those in `failed` are left out, and those that
+    /// are known to have restarted: the living must not be divided by whether they noticed it yet.
+    pub(crate) fn outside_my_group(&self, now: Nanos, set: &MidSet, failed: &MidSet) -> MidSet {
+        let counts = |mid: &Mid| {
+            *mid == self.me
+                || (self.is_fresh(now, *mid) && !failed.contains(*mid) && !self.is_contradicted(now, *mid))
+        };
         let mut groups: Vec<Vec<Mid>> = Vec::new();
-        for mid in set.iter().filter(|mid| self.is_fresh(now, *mid)) {
+        for mid in set.iter().filter(counts) {
             let fits = |group: &&mut Vec<Mid>| group.iter().all(|other| self.connected(now, *other, mid));
             match groups.iter_mut().find(fits) {
                 Some(group) => group.push(mid),

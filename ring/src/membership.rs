@@ -42,7 +42,11 @@ impl Ring {
         }
         match self.phase {
             Phase::Operational if self.join_moves_me(from, &join) => {
-                self.enter_gather(Cause::Join, &[from], &MidSet::default());
+                // Whom the join excludes must not count when I look at who hears whom.
+                let ours = self.conf.contains(from);
+                let fail = join.fail.iter().copied().filter(|mid| ours || !self.conf.contains(*mid));
+                let fail: MidSet = fail.collect();
+                self.enter_gather(Cause::Join, &[from], &fail);
             }
             Phase::Commit | Phase::Recovery if self.join_aborts_me(from, &join) => {
                 self.abort_attempt(Cause::Join, &[from], &MidSet::default());

@@ -319,3 +319,35 @@ fn a_merge_that_is_not_answered_is_not_tried_again_at_once() {
     net.settle(&[0, 1, 2], ms(60_000));
     assert!(net.now.since(now) > ms(16_000));
 }
+
+/// A member dies and is back at once, at any moment of the presences: the others stay together.
+#[test]
+fn a_quick_restart_does_not_divide_the_others() {
+    for time in 0..60u64 {
+        for down in [0, 30, 100, 250] {
+            for node in 0..3usize {
+                let mut net = Net::new(3);
+                net.settle(&[0, 1, 2], ms(2000));
+                net.run(ms(500 + time * 3));
+                net.loss = 10;
+                let others: Vec<usize> = (0..3).filter(|other| *other != node).collect();
+                let before: Vec<usize> = others.iter().map(|other| net.seen[*other].len()).collect();
+                net.stop(node);
+                for other in &others {
+                    net.submit(*other, Service::Safe, b"load");
+                }
+                net.run(ms(down));
+                net.start(node);
+                net.run(ms(600));
+                for (other, before) in others.iter().zip(before) {
+                    let new = &net.seen[*other][before..];
+                    let alone = new
+                        .iter()
+                        .any(|seen| matches!(seen, Seen::Regular { members, .. } if members.len() == 1));
+                    assert!(!alone, "{node} down for {down} at {time}: {other} was alone: {new:?}");
+                }
+                net.settle(&[0, 1, 2], ms(5000));
+            }
+        }
+    }
+}
