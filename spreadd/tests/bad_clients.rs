@@ -18,7 +18,7 @@ use spreadd::Daemon;
 /// A client that must not notice what others do: it sends to itself and waits for it.
 fn still_served(witness: &mut Client, n: u32) {
     witness.multicast("witnesses", &n.to_le_bytes());
-    assert_eq!(witness.data()[..], n.to_le_bytes());
+    witness.until(|frame| frame.data_bytes() == n.to_le_bytes());
 }
 
 #[test]
@@ -263,17 +263,8 @@ fn a_reader_that_stops_is_dropped_while_others_get_everything() {
     slow.joined("witnesses");
     let mut witness = Client::connect(&daemon, "witness");
     witness.joined("witnesses");
-    // Until it is dropped: what fits into the socket buffers is up to the system.
-    let data = vec![7; 100_000];
-    let mut sent = 0u32;
-    while daemon.session_stats().dropped_slow_total == 0 {
-        assert!(sent < 2000, "200 MB were not enough");
-        witness.multicast("witnesses", &data);
-        sent += 1;
-        let got = witness.until(|frame| frame.kind() != Kind::Membership);
-        assert_eq!(got.data_bytes(), data);
-    }
-    witness.sees_disconnect("slow");
+    witness.send_until_disconnect("witnesses", &[7; 100_000], "#slow#localhost");
+    assert_eq!(daemon.session_stats().dropped_slow_total, 1);
     still_served(&mut witness, 1);
     // What was in the socket still comes, then the stream ends, perhaps within a message.
     let start = Instant::now();
@@ -322,14 +313,14 @@ fn a_burst_above_the_limit_is_no_reason_to_drop_a_client_that_reads() {
 fn a_reader_that_is_behind_but_reads_is_kept() {
     let mut options = options();
     options.limits.session_messages_max = 20;
-    options.limits.slow_grace = Duration::from_millis(200);
+    options.limits.slow_grace = Duration::from_millis(300);
     let daemon = Daemon::start(options).unwrap();
     let mut behind = Client::connect(&daemon, "behind");
     behind.joined("g");
     let sender = {
         let mut sender = Client::connect(&daemon, "sender");
         std::thread::spawn(move || {
-            for i in 0..3000u32 {
+            for i in 0..6000u32 {
                 let mut data = vec![7; 10_000];
                 data[..4].copy_from_slice(&i.to_le_bytes());
                 sender.multicast("g", &data);
@@ -338,12 +329,12 @@ fn a_reader_that_is_behind_but_reads_is_kept() {
         })
     };
     let start = Instant::now();
-    for i in 0..3000u32 {
+    for i in 0..6000u32 {
         assert_eq!(behind.data()[..4], i.to_le_bytes());
         // It has other work: a few thousand messages a second are its pace.
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(Duration::from_micros(100));
     }
-    assert!(start.elapsed() > Duration::from_millis(400), "it was not behind for long enough");
+    assert!(start.elapsed() > Duration::from_millis(300), "it was not behind for long enough");
     assert_eq!(daemon.session_stats().dropped_slow_total, 0);
     sender.join().unwrap();
 }

@@ -179,10 +179,25 @@ impl Client {
     /// Waits for the membership message that `name` disconnected.
     pub fn sees_disconnect(&mut self, name: &str) {
         let private = format!("#{name}#localhost");
-        self.until(|frame| {
-            frame.header.service.contains(ServiceType::CAUSED_BY_DISCONNECT)
-                && changed(frame).is_some_and(|changed| changed.as_bytes() == private.as_bytes())
-        });
+        self.until(|frame| disconnected(frame).is_some_and(|gone| gone.as_bytes() == private.as_bytes()));
+    }
+
+    /// Sends `data` to group `to` again and again, waiting for each, until the private group `name` is
+    /// disconnected. The last message may come after this.
+    pub fn send_until_disconnect(&mut self, to: &str, data: &[u8], name: &str) {
+        let mut gone = false;
+        // What fits into the socket buffers of the other is up to the system.
+        for _ in 0..2000 {
+            self.multicast(to, data);
+            self.until(|frame| {
+                gone |= disconnected(frame).is_some_and(|gone| gone.as_bytes() == name.as_bytes());
+                gone || frame.kind() == Kind::Data
+            });
+            if gone {
+                return;
+            }
+        }
+        panic!("{name} is still there");
     }
 
     /// The rest of the stream is empty.
@@ -192,14 +207,20 @@ impl Client {
         }
     }
 
+    /// The stream ends, after whatever was under way.
+    pub fn assert_ends(&mut self) {
+        while self.frame().is_some() {}
+    }
+
     pub fn finish(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 }
 
-/// The member that joined, left or disconnected.
-pub fn changed(frame: &Frame) -> Option<GroupName> {
-    MembershipBody::parse(frame).ok()?.changed()
+/// The member that disconnected, if this message says so.
+fn disconnected(frame: &Frame) -> Option<GroupName> {
+    let wanted = frame.header.service.contains(ServiceType::CAUSED_BY_DISCONNECT);
+    MembershipBody::parse(frame).ok().filter(|_| wanted)?.changed()
 }
 
 fn read_more(stream: &mut TcpStream, buf: &mut BytesMut) -> usize {
