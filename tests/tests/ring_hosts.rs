@@ -109,6 +109,8 @@ fn each_packet_is_sent_once(net: &Net, addrs: &[IpAddr], group: SocketAddr) {
     let daemons: Vec<(Handle<Top>, Arc<Mutex<Seen>>, Waker)> = (0..3u16)
         .map(|me| {
             let mut ring = RingConfig::new(NodeId(me), vec![0; 3], [9; 16]);
+            // A machine that stands still for a while shall not change the membership under the test.
+            ring.timers.token = Duration::from_secs(5);
             ring.packet_len_max = packet_len_max(1500, addrs[0]);
             let config = DriverConfig::new(ring, new_boot(0).unwrap(), network.clone());
             let seen = Arc::new(Mutex::new(Seen::default()));

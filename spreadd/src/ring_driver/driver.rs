@@ -13,6 +13,11 @@
 //! it waits in another socket. And packets leave in the order of their emission, across both sockets.
 //! spec: ring-protocol 3.2, 6.3
 
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -23,18 +28,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use spread_ring::{Body, Class, Event, Mid, Nanos, NodeId, Path, Service, SubmitError, Transmit};
+use spread_ring::{Body, Event, Mid, Nanos, NodeId, Path, Service, SubmitError, Transmit};
 use tracing::{debug, info, trace, warn};
 
-use super::batch::{Flush, Intake, SendQueue, segments};
+use super::batch::{Intake, SendQueue};
 use super::blackbox::{Blackbox, What};
-use super::header::Header;
 use super::keys::KeyRing;
 use super::peers::Peers;
 use super::seal::Sealer;
 use super::sockets::Sockets;
-use super::stats::{DropReason, IoStats};
-use super::sys::{RECV_BATCH, Waiter, wait_writable};
+use super::stats::IoStats;
+use super::sys::Waiter;
 use super::transport::Transport;
 use super::waker::Waker;
 
@@ -46,20 +50,11 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 4;
 const ROUNDS_OVERDUE: usize = 64;
 
-/// Data packets read behind a token before the token is handed in.
-const DATA_BEFORE_TOKEN: usize = 128;
-
 /// Submissions taken in one turn.
 const SUBMISSIONS: usize = 512;
 
 /// Turns of deliver, submit, send before the sockets are looked at again.
 const TURNS: usize = 8;
-
-/// Datagrams of other protocols handed up in one round.
-const FOREIGN_MAX: usize = 16;
-
-/// How long one flush may wait for room before its packets count as lost.
-const BLOCKED_MAX: Duration = Duration::from_millis(100);
 
 /// How long a wait for kernel buffers sleeps; the socket says it is writable all the while.
 const NO_BUFFERS_WAIT: Duration = Duration::from_micros(200);
@@ -347,147 +342,6 @@ impl<E: Engine, U: Upper> Driver<E, U> {
         }
     }
 
-    /// Reads each socket once: tokens first, so that all data sent before them are read after them.
-    fn round(&mut self, now: Nanos) {
-        for index in 0..self.more.len() {
-            if self.more[index] && self.sockets.inputs[index].class == Class::Token {
-                self.read(now, index, RECV_BATCH);
-            }
-        }
-        for index in 0..self.more.len() {
-            if self.sockets.inputs[index].class != Class::Data {
-                continue;
-            }
-            if self.tokens.is_empty() {
-                if self.more[index] {
-                    self.read(now, index, RECV_BATCH);
-                }
-            } else {
-                // Also if the last wait saw nothing here: packets may have come since.
-                let mut packets = 0;
-                loop {
-                    packets += self.read(now, index, RECV_BATCH);
-                    if !self.more[index] || packets >= DATA_BEFORE_TOKEN {
-                        break;
-                    }
-                }
-            }
-        }
-        if self.tokens.is_empty() {
-            return;
-        }
-        // Before the visit, so that it can send them.
-        self.submit(now);
-        let mut tokens = std::mem::take(&mut self.tokens);
-        for token in tokens.drain(..) {
-            self.engine.handle_packet(now, token.path, token.from, token.plain);
-            if !token.usable {
-                confirm(&mut self.peers, &self.engine, token.from, token.session);
-            }
-        }
-        self.tokens = tokens;
-    }
-
-    /// Reads a socket once and returns the number of packets. Data go to the engine, tokens wait.
-    fn read(&mut self, now: Nanos, index: usize, max: usize) -> usize {
-        let input = &mut self.sockets.inputs[index];
-        let runs = match self.intake.read(input.as_fd(), max) {
-            Ok(runs) => runs,
-            Err(error) => {
-                self.more[index] = error.kind() == io::ErrorKind::Interrupted;
-                if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
-                    self.stats.receive_errors += 1;
-                    debug!(%error, "Receiving failed.");
-                }
-                return 0;
-            }
-        };
-        self.more[index] = runs == max;
-        self.stats.receive_calls += 1;
-        let (class, path) = (input.class, input.path);
-        let mut packets = 0;
-        let mut foreign = 0;
-        for run in 0..runs {
-            let Some((received, data)) = self.intake.run(run) else { break };
-            if let Some(dropped) = received.dropped {
-                let input = &mut self.sockets.inputs[index];
-                self.stats.socket_drops += u64::from(dropped.wrapping_sub(input.dropped));
-                input.dropped = dropped;
-            }
-            self.stats.bytes_received += received.len as u64;
-            let before = packets;
-            if received.truncated || received.len == 0 {
-                packets += 1;
-                self.stats.drop(if received.truncated { DropReason::Truncated } else { DropReason::Short });
-                continue;
-            }
-            if matches!(data[0], 0x80 | 0x81) && class == Class::Data {
-                packets += 1;
-                foreign += 1;
-                if let Some(from) = received.from.filter(|_| foreign <= FOREIGN_MAX)
-                    && let Some(answer) = self.upper.handle_foreign(from, data)
-                    && let Err(error) = self.sockets.reply(from, &answer)
-                {
-                    debug!(%from, %error, "An answer could not be sent.");
-                }
-                continue;
-            }
-            let source = match self.peers.source(&self.transport, received.from) {
-                Ok(source) => source,
-                Err(reason) => {
-                    for _ in segments(received.len, received.segment_len) {
-                        packets += 1;
-                        self.stats.drop(reason);
-                    }
-                    if self.stats.dropped(reason).is_power_of_two() {
-                        self.blackbox.note(now, What::Dropped, None, reason as u64, received.len as u64);
-                    }
-                    continue;
-                }
-            };
-            self.ranges.clear();
-            for range in segments(received.len, received.segment_len) {
-                packets += 1;
-                let packet = &mut data[range.clone()];
-                let mark = Header::of(packet).map(|header| (header.packet_type(), header.counter()));
-                match self.peers.admit(now, source, packet, &mut *self.sealer) {
-                    Ok(admitted) => {
-                        let (kind, counter) = mark.unwrap_or_default();
-                        if kind != 1 {
-                            self.blackbox.note(now, What::Received(kind), Some(source), counter, 0);
-                        }
-                        let plain = range.start..range.start + admitted.len;
-                        self.ranges.push((plain, admitted.session, admitted.usable));
-                    }
-                    Err(reason) => {
-                        self.stats.drop(reason);
-                        // A flood must not push everything else out.
-                        if self.stats.dropped(reason).is_power_of_two() {
-                            let len = range.len() as u64;
-                            self.blackbox.note(now, What::Dropped, Some(source), reason as u64, len);
-                        }
-                    }
-                }
-            }
-            if packets - before > 1 {
-                self.stats.coalesced_receives += 1;
-                self.stats.coalesced_packets += (packets - before) as u64;
-            }
-            let (engine, peers, tokens) = (&mut self.engine, &mut self.peers, &mut self.tokens);
-            self.intake.hand_out(run, &self.ranges, |plain, session, usable| match class {
-                Class::Token => tokens.push(HeldToken { path, from: source, session, usable, plain }),
-                Class::Data => {
-                    engine.handle_packet(now, path, source, plain);
-                    if !usable {
-                        confirm(peers, engine, source, session);
-                    }
-                }
-            });
-        }
-        self.stats.packets_received += packets as u64;
-        packets
-    }
-
     /// Takes messages from the layer above while the engine has room.
     fn submit(&mut self, now: Nanos) {
         if self.full || !self.more_submissions {
@@ -544,67 +398,6 @@ impl<E: Engine, U: Upper> Driver<E, U> {
         any
     }
 
-    /// Seals and sends all that the engine has to send.
-    fn transmit(&mut self, now: Nanos) {
-        while let Some(transmit) = self.engine.poll_transmit() {
-            if !self.queue.has_room(transmit.packet.len(), &*self.sealer) {
-                self.flush(now);
-            }
-            if let Some(kind) =
-                Header::of(&transmit.packet).map(Header::packet_type).filter(|kind| *kind != 1)
-            {
-                self.blackbox.note(
-                    now,
-                    What::Sent(kind),
-                    transmit.to.first(),
-                    transmit.packet.len() as u64,
-                    0,
-                );
-            }
-            self.queue.push(&transmit, &mut *self.sealer);
-        }
-        self.flush(now);
-    }
-
-    /// Sends the queue, waiting a little if there is no room: nothing is overtaken and, for so long,
-    /// nothing is lost.
-    fn flush(&mut self, now: Nanos) {
-        let mut waiting_since = None;
-        let errors = self.stats.send_errors;
-        loop {
-            let flush = self.queue.flush(now, &self.transport, &mut &self.sockets, &mut self.stats);
-            let before = self.clock.now();
-            match flush {
-                Flush::Done => break,
-                Flush::Blocked(class) => wait_writable(self.sockets.output(class), Duration::from_millis(1)),
-                Flush::NoBuffers => thread::sleep(NO_BUFFERS_WAIT),
-            }
-            let since = *waiting_since.get_or_insert(before);
-            if self.clock.now().since(since) > BLOCKED_MAX {
-                let lost = self.queue.abandon();
-                self.stats.send_abandoned += lost;
-                self.blackbox.note(now, What::Abandoned, None, lost, 0);
-                warn!(
-                    lost,
-                    total = self.stats.send_abandoned,
-                    "The network takes no packets; some are given up."
-                );
-                break;
-            }
-        }
-        if waiting_since.is_some() {
-            self.blackbox.note(now, What::Blocked, None, self.stats.send_blocked, 0);
-        }
-        if self.stats.send_errors > errors {
-            let code = self.stats.send_error_last;
-            self.blackbox.note(now, What::SendError, None, u64::from(code.unsigned_abs()), 0);
-            if errors == 0 || self.stats.send_errors.is_power_of_two() {
-                let error = io::Error::from_raw_os_error(code);
-                warn!(%error, total = self.stats.send_errors, "Sending failed.");
-            }
-        }
-    }
-
     fn traces(&mut self) {
         while let Some(line) = self.engine.poll_trace() {
             trace!("{line}");
@@ -615,13 +408,3 @@ impl<E: Engine, U: Upper> Driver<E, U> {
         }
     }
 }
-
-/// Learns whether the engine has found the session of a packet to be alive.
-fn confirm<E: Engine>(peers: &mut Peers, engine: &E, node: NodeId, session: u64) {
-    if engine.is_usable(Mid { node, session }) {
-        peers.confirm(node, session);
-    }
-}
-
-#[cfg(test)]
-mod tests;

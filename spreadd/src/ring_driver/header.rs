@@ -15,24 +15,16 @@
 //! spec: ring-protocol 2.1
 
 use spread_ring::NodeId;
+use spread_ring::wire::{COUNTER_AT, FLAGS_AT, KEY_ID_AT, Kind};
+pub(super) use spread_ring::wire::{
+    FLAG_AUTHENTICATED as AUTHENTICATED, FLAG_SEALED as SEALED, HEADER_LEN, MAGIC, VERSION,
+};
 
-/// Length of the header.
-pub(super) const HEADER_LEN: usize = 28;
+/// Packet type: data. By far the most frequent, so it is not noted in the black box.
+pub(super) const DATA: u8 = Kind::Data as u8;
 
-/// First two bytes of every packet.
-pub(super) const MAGIC: [u8; 2] = [0x53, 0x52];
-
-/// The only version.
-pub(super) const VERSION: u8 = 1;
-
-/// Flag: the body is encrypted.
-pub(super) const SEALED: u8 = 1;
-
-/// Flag: the body is in clear and authenticated.
-pub(super) const AUTHENTICATED: u8 = 2;
-
-/// Packet types that may introduce a session: join, presence, control fragment (of one of these).
-const INTRODUCING: [u8; 3] = [5, 8, 9];
+/// Packet types that may introduce a session: join, presence, or a fragment of one of these.
+const INTRODUCING: [u8; 3] = [Kind::Join as u8, Kind::Presence as u8, Kind::Fragment as u8];
 
 /// A header in a buffer that is long enough. The accessors cannot fail.
 #[derive(Clone, Copy)]
@@ -70,7 +62,7 @@ impl<'a> Header<'a> {
     }
 
     pub(super) fn counter(self) -> u64 {
-        u64::from_le_bytes(self.array(16))
+        u64::from_le_bytes(self.array(COUNTER_AT))
     }
 
     pub(super) fn sender(self) -> NodeId {
@@ -78,11 +70,11 @@ impl<'a> Header<'a> {
     }
 
     pub(super) fn key_id(self) -> u8 {
-        self.0[26]
+        self.0[KEY_ID_AT]
     }
 
     pub(super) fn flags(self) -> u8 {
-        self.0[27]
+        self.0[FLAGS_AT]
     }
 
     fn array<const N: usize>(self, at: usize) -> [u8; N] {
@@ -94,7 +86,7 @@ impl<'a> Header<'a> {
 
 /// Writes the driver's fields. The flags other than its own two stay.
 pub(super) fn finish(header: &mut [u8; HEADER_LEN], counter: u64, key_id: u8, flags: u8) {
-    header[16..24].copy_from_slice(&counter.to_le_bytes());
-    header[26] = key_id;
-    header[27] = header[27] & !(SEALED | AUTHENTICATED) | flags;
+    header[COUNTER_AT..COUNTER_AT + 8].copy_from_slice(&counter.to_le_bytes());
+    header[KEY_ID_AT] = key_id;
+    header[FLAGS_AT] = header[FLAGS_AT] & !(SEALED | AUTHENTICATED) | flags;
 }

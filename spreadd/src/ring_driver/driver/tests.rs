@@ -4,12 +4,15 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crossbeam_channel::bounded;
-use spread_ring::{ConfId, NodeSet};
+use spread_ring::{Class, ConfId, NodeSet};
 
+use super::super::batch::segments;
 use super::super::header::HEADER_LEN;
 use super::super::seal::tests::{keys, mid, plain, sealed};
 use super::super::seal::{Aead, Checksum, Protection};
 use super::super::sockets::SocketOptions;
+use super::super::stats::DropReason;
+use super::super::sys::{RECV_BATCH, wait_writable};
 use super::super::transport::{Network, NodeAddr, SegmentAddr};
 use super::*;
 
@@ -383,7 +386,7 @@ fn monitor_packets_are_answered_and_rubbish_is_counted() {
     bench.send_raw(Class::Data, b"rubbish");
     bench.send_raw(Class::Data, &[0x53; 200]);
     let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let addr = &bench.network.nodes[0];
+    let addr = bench.network.nodes[0].clone();
     stranger.send_to(&[0x53; 60], (addr.addrs[0], addr.port)).unwrap();
     bench.send(Class::Data, DATA, b"good");
     bench.turn_until(|told| told.len() == 1);
@@ -392,8 +395,21 @@ fn monitor_packets_are_answered_and_rubbish_is_counted() {
     assert_eq!(drops, [1, 1, 1]);
     let mut answer = [0; 16];
     let socket = bench.peer.output(Class::Data).try_clone_to_owned().unwrap();
-    let len = std::net::UdpSocket::from(socket).recv(&mut answer).unwrap();
+    let socket = std::net::UdpSocket::from(socket);
+    let len = socket.recv(&mut answer).unwrap();
     assert_eq!(answer[..len], [3, 2, 1, 0x80]);
+
+    // Two that the kernel gives as one run are two.
+    let to = SocketAddr::new(addr.addrs[0], addr.port).into();
+    let pair =
+        super::super::sys::Outgoing { to: &to, bytes: &[0x81, 1, 2, 3, 0x81, 4, 5, 6], segment_len: 4 };
+    super::super::sys::send_batch(bench.peer.output(Class::Data), &[pair]).unwrap();
+    bench.send(Class::Data, DATA, b"good");
+    bench.turn_until(|told| told.len() == 2);
+    for expected in [[3, 2, 1, 0x81], [6, 5, 4, 0x81]] {
+        let len = socket.recv(&mut answer).unwrap();
+        assert_eq!(answer[..len], expected);
+    }
 }
 
 #[test]

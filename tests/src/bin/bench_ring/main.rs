@@ -36,7 +36,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "100,1000,8000")]
     sizes: Vec<usize>,
     /// Length of one measurement.
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1000)]
     ms: u64,
     /// Measurements of each kind; the median is printed.
     #[arg(long, default_value_t = 3)]
