@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -73,7 +74,6 @@ enum Sink {
     File(File),
     Locked(Flock<File>),
     Command(Child),
-    Stdout,
 }
 
 impl Output {
@@ -224,7 +224,8 @@ impl Sink {
                 let child = Command::new("/bin/sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn()?;
                 Ok(Self::Command(child))
             }
-            Target::Stdout => Ok(Self::Stdout),
+            // Not through the library's own buffer: what it took and could not pass on would be lost or doubled.
+            Target::Stdout => Ok(Self::File(File::from(io::stdout().as_fd().try_clone_to_owned()?))),
         }
     }
 
@@ -236,12 +237,6 @@ impl Sink {
                 Some(stdin) => stdin.write(bytes),
                 None => Err(io::ErrorKind::BrokenPipe.into()),
             },
-            Self::Stdout => {
-                let mut out = io::stdout().lock();
-                let n = out.write(bytes)?;
-                out.flush()?;
-                Ok(n)
-            }
         }
     }
 }

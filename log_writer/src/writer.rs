@@ -62,6 +62,8 @@ pub struct Writer {
     complained: Option<Instant>,
     rejects: Rejects,
     failing: bool,
+    /// Standard output was closed by its reader.
+    closed: bool,
     bytes: u64,
 }
 
@@ -108,6 +110,7 @@ impl Writer {
             complained: None,
             rejects: Rejects::default(),
             failing: false,
+            closed: false,
             bytes: 0,
         }
     }
@@ -270,6 +273,9 @@ impl Writer {
 
     /// Writes everything; while an output fails, again and again: nothing is lost, and the queue fills meanwhile.
     fn flush(&mut self) -> bool {
+        if self.closed {
+            return false;
+        }
         let end = |control: &Control| control.stopping().then(|| Instant::now() + END_LIMIT);
         let mut deadline = end(&self.control);
         loop {
@@ -280,6 +286,12 @@ impl Writer {
                     }
                     self.waiting = None;
                     return true;
+                }
+                Err(failed) if failed.iter().any(closed_pipe) => {
+                    // Who reads our standard output has seen enough: an orderly end.
+                    self.closed = true;
+                    self.control.stop.store(true, Ordering::Relaxed);
+                    return false;
                 }
                 Err(failed) => self.complain(&failed),
             }
@@ -407,12 +419,16 @@ impl Writer {
             // Nothing is left to lose.
             let _ = sender.disconnect();
         }
-        let left = self.router.pending();
+        let left = if self.closed { 0 } else { self.router.pending() };
         if left > 0 {
             error!(bytes = left, "The output did not take the last lines; they were not acknowledged.");
         }
         left
     }
+}
+
+fn closed_pipe(failed: &(Target, io::Error)) -> bool {
+    failed.0 == Target::Stdout && failed.1.kind() == io::ErrorKind::BrokenPipe
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -111,6 +111,77 @@ fn buffered_logs_beside_it_are_complete_and_no_child_crashes() {
     assert!(!read(&errors).contains("exit signal"), "{}", read(&errors));
 }
 
+/// What an old subscriber sees: plain lines, one a message, as the sibling programs of the old module send them.
+#[test]
+fn a_plain_client_receives_the_lines_of_each_directive_as_they_are() {
+    let cluster = daemon();
+    let builder = spread::Builder::new(&cluster.connect_string(0)).unwrap();
+    let mut client = wait::until("the daemon", LIMIT, || builder.clone().connect_blocking()).unwrap();
+    let groups = ["site4", "transfer", "all", "some"];
+    for group in groups {
+        client.join(group.parse().unwrap()).unwrap();
+    }
+    client.sender().flush().unwrap();
+    let plain = cluster.dir().join("plain.log");
+    let address = free_address().unwrap();
+    let more = format!(
+        "LoadModule setenvif_module /usr/lib/apache2/modules/mod_setenvif.so\nSetEnvIf Request_URI index wanted\n\
+         CustomLog {} common\nTransferLog $transfer\nGlobalLog $all common\nCustomLog $some common env=wanted\n\
+         CustomLog $none common env=!wanted\n<VirtualHost {address}>\nServerName v.test\nCustomLog /dev/null common\n\
+         </VirtualHost>",
+        plain.display()
+    );
+    // The virtual host has a log of its own, so only the global one gets its lines.
+    let config =
+        config(&cluster.connect_string(0), "$site4", &more.replace(&address.to_string(), "*:1")).unwrap();
+    let apache =
+        weblog::apache(cluster.dir(), Place::Here, setup("www", address, Mpm::Event, config)).unwrap();
+    let outcome = run(apache.address(), 40);
+    let mut got: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    wait::until("all lines in all groups", LIMIT, || {
+        while let Ok(Some(message)) = client.try_receive() {
+            let spread::Message::Data(data) = message else { continue };
+            assert_eq!(data.message_type(), 1);
+            assert_eq!(data.service(), spread::Service::AGREED);
+            assert!(data.sender().to_string().starts_with("#m"), "{}", data.sender());
+            let line = String::from_utf8(data.payload().to_vec()).unwrap();
+            assert_eq!(line.find('\n'), Some(line.len() - 1), "one whole line: {line:?}");
+            let all: Vec<String> = data.groups().map(|g| g.to_string()).collect();
+            assert_eq!(all.len(), 1);
+            got.entry(all[0].clone()).or_default().push(line);
+        }
+        let counts: Vec<usize> = groups.iter().map(|g| got.get(*g).map_or(0, Vec::len)).collect();
+        if counts == [40; 4] { Ok(()) } else { Err(counts) }
+    })
+    .unwrap();
+    let mut file: Vec<String> = read(&plain).lines().map(|l| format!("{l}\n")).collect();
+    file.sort();
+    for group in groups {
+        let mut lines = got.remove(group).unwrap();
+        complete(&outcome, &lines.concat());
+        lines.sort();
+        assert_eq!(lines, file, "{group}");
+    }
+    apache.stop(LIMIT).unwrap();
+}
+
+#[test]
+fn requests_do_not_wait_for_a_daemon_that_stands_still() {
+    let mut cluster = daemon();
+    let writer = writer(&cluster, &[]);
+    let apache = apache(&cluster, Mpm::Event, "$site4", "");
+    warm_up(Place::Here, apache.address(), LIMIT).unwrap();
+    cluster.daemon(0).unwrap().signal(Signal::SIGSTOP).unwrap();
+    let outcome = run(apache.address(), 500);
+    assert_eq!(outcome.answered.len(), 500);
+    let counters = weblog::counters(Place::Here, apache.address()).unwrap();
+    assert!(counters["UnderWay"] >= 500, "the daemon cannot have taken part: {counters:?}");
+    cluster.daemon(0).unwrap().signal(Signal::SIGCONT).unwrap();
+    settled(Place::Here, apache.address(), LIMIT).unwrap();
+    apache.stop(LIMIT).unwrap();
+    complete(&outcome, &writer.stop().unwrap().0);
+}
+
 #[test]
 fn lines_wait_for_a_daemon_that_comes_later() {
     let mut cluster = Cluster::on_loopback(1).unwrap();
