@@ -20,6 +20,11 @@ pub struct Assembler {
     interrupted: u64,
 }
 
+/// The rest of a message whose first part is short comes in packets that are mostly longer than this.
+const PART_LEN_MIN: usize = 1024;
+/// Parts for which room is made before they come.
+const PARTS_RESERVED_MAX: usize = 32;
+
 #[derive(Debug)]
 struct Partial {
     service: Service,
@@ -77,7 +82,12 @@ impl Assembler {
             if last {
                 return Ok(Some((service, Body::One(bytes))));
             }
-            *slot = Some(Partial { service, total, len: bytes.len(), parts: vec![bytes] });
+            // One allocation for a message of a few packets.
+            let rest = total.saturating_sub(bytes.len()).div_ceil(bytes.len().max(PART_LEN_MIN));
+            let mut parts = Vec::with_capacity(1 + rest.min(PARTS_RESERVED_MAX));
+            let len = bytes.len();
+            parts.push(bytes);
+            *slot = Some(Partial { service, total, len, parts });
             return Ok(None);
         }
         let Some(partial) = slot else {

@@ -67,6 +67,7 @@ fn hand_in(ring: &mut Ring, now: crate::types::Nanos, from: NodeId, packet: Byte
 fn fuzz(seed: u64) {
     let mut rng = Rng::new([5; 32], seed);
     let mut net = Net::new(3);
+    net.hostile = true;
     let wire = std::rc::Rc::new(std::cell::RefCell::new(Vec::<(usize, Bytes)>::new()));
     let tap = wire.clone();
     net.filter = Box::new(move |hop| {

@@ -53,6 +53,8 @@ pub(crate) struct Net {
     cfgs: Vec<Arc<RingConfig>>,
     sessions: u64,
     tracing: bool,
+    /// Members say what is not true.
+    pub(crate) hostile: bool,
 }
 
 impl Net {
@@ -83,6 +85,7 @@ impl Net {
             deaf: None,
             cfgs,
             sessions: 100,
+            hostile: false,
             tracing: env_number("RING_TRACE").is_some(),
         };
         for node in 0..n {
@@ -154,6 +157,7 @@ impl Net {
             }
         }
         assert_eq!(ring.invariants(), Ok(()), "node {node}");
+        assert!(self.hostile || ring.stats().drops.facts == 0, "node {node} was told what cannot be true");
         for transmit in sent {
             self.put(node, transmit);
         }
