@@ -31,6 +31,7 @@ mod address;
 pub mod blocking;
 mod builder;
 mod error;
+pub mod flush;
 mod handshake;
 mod message;
 mod outbox;

@@ -458,3 +458,32 @@ fn without_reconnect_the_end_of_the_daemon_is_the_end() {
     assert!(!a.sender().is_connected());
     assert!(start.elapsed() < LIMIT / 2);
 }
+
+/// View synchrony over a live daemon, in one thread; spec: flush-api 8
+#[test]
+fn two_members_agree_to_their_views() {
+    use spread::flush::{self, Event};
+    let host = Host::new();
+    let mut a = flush::Connection::new(host.member("a"));
+    let mut b = flush::Connection::new(host.member("b"));
+    let g = group("g");
+    let take = |from: &mut flush::Connection| from.receive_timeout(LIMIT).unwrap().expect("an event in time");
+    a.join(g).unwrap();
+    assert!(matches!(take(&mut a), Event::View(view) if view.members.len() == 1));
+    b.join(g).unwrap();
+    assert!(matches!(take(&mut a), Event::FlushRequest { .. }));
+    a.multicast(Service::AGREED, g, 1, "old").unwrap();
+    a.flush(g).unwrap();
+    assert_eq!(a.multicast(Service::AGREED, g, 1, "x").unwrap_err().code(), -27);
+    assert!(matches!(take(&mut b), Event::View(view) if view.members.len() == 2));
+    assert!(matches!(take(&mut a), Event::Data(data) if &data.data[..] == b"old"));
+    assert!(matches!(take(&mut a), Event::View(view) if view.set == [b.private_group().as_group()]));
+    b.subgroupcast(Service::FIFO, g, &[a.private_group().as_group()], 2, "new").unwrap();
+    assert!(matches!(take(&mut a), Event::Data(data) if &data.data[..] == b"new" && data.groups.len() == 2));
+    assert!(b.receive_timeout(Duration::from_millis(1)).unwrap().is_none());
+    b.disconnect().unwrap();
+    assert!(matches!(take(&mut a), Event::FlushRequest { .. }));
+    assert!(matches!(take(&mut a), Event::Transition { .. }));
+    a.flush(g).unwrap();
+    assert!(matches!(take(&mut a), Event::View(view) if view.members.len() == 1));
+}

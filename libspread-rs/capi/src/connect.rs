@@ -46,7 +46,7 @@ static METHODS: Mutex<Option<Vec<AuthMethod>>> = Mutex::new(None);
 /// # Safety
 ///
 /// Null or a string that lives on.
-pub(crate) unsafe fn bytes_of_c<'a>(text: *const c_char) -> &'a [u8] {
+pub unsafe fn bytes_of_c<'a>(text: *const c_char) -> &'a [u8] {
     if text.is_null() {
         return &[];
     }
@@ -179,7 +179,7 @@ pub unsafe extern "C" fn SP_connect_timeout(
 /// # Safety
 ///
 /// Null, or room for 32 bytes.
-pub(crate) unsafe fn write_private_group(to: *mut c_char, own: &GroupName) {
+pub unsafe fn write_private_group(to: *mut c_char, own: &GroupName) {
     let bytes = own.as_bytes();
     let len = bytes.len().min(GROUP_FIELD - 1);
     if !to.is_null() {

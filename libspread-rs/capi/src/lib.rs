@@ -12,6 +12,7 @@
 //! | [`receive`] | receive, poll |
 //! | [`membership`] | reading the bodies of membership messages |
 //! | [`events`] | the `E_` loop |
+//! | [`layer`] | what the flush layer of `libspread.so.3` stands on |
 //!
 //! Source: `spec/c-api.md`.
 //!
@@ -23,6 +24,7 @@
 
 pub mod connect;
 pub mod events;
+pub mod layer;
 pub mod membership;
 pub mod misc;
 pub mod receive;
@@ -37,6 +39,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use spread_wire::codes;
 
 /// Runs the body of an exported function; a bug in it becomes an error code instead of the end of the process.
-pub(crate) fn guard(body: impl FnOnce() -> c_int) -> c_int {
+pub fn guard(body: impl FnOnce() -> c_int) -> c_int {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(codes::SP_BUG)
 }

@@ -3,8 +3,8 @@
 use std::ffi::{c_char, c_int, c_short};
 use std::io;
 
-use spread_wire::limits::{GROUP_FIELD, HEADER, REJECT_WORD, SCATTER_MAX};
-use spread_wire::{ByteOrder, Header, ServiceType, codes};
+use spread_wire::limits::{GROUP_FIELD, HEADER, RECEIVED_BODY_MAX, REJECT_WORD, SCATTER_MAX};
+use spread_wire::{ByteOrder, Frame, FrameError, Header, ServiceType, codes};
 
 use crate::guard;
 use crate::membership;
@@ -159,21 +159,43 @@ fn look(mbox: c_int, wanted: &Wanted, waited_for: Option<u64>) -> Step {
     })
 }
 
+/// Reads a header. `None`: nothing of one has arrived.
+fn take_header(fd: c_int) -> io::Result<Option<[u8; HEADER]>> {
+    let mut head = [0; HEADER];
+    let mut done = match read_now(fd, &mut head) {
+        Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(n) => n,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    read_exact(fd, &mut head, &mut done, None)?;
+    Ok(Some(head))
+}
+
+/// Reads a whole message without looking into it. `None`: nothing of one has arrived.
+pub(crate) fn take_frame(fd: c_int) -> io::Result<Option<Frame>> {
+    let Some(head) = take_header(fd)? else { return Ok(None) };
+    let illegal = |error: FrameError| io::Error::new(io::ErrorKind::InvalidData, error);
+    let header = Header::parse(&head).map_err(illegal)?;
+    let word = if header.service.intersects(ServiceType::REJECT) { REJECT_WORD } else { 0 };
+    let rest = usize::try_from(header.body_len()).unwrap_or(usize::MAX).saturating_add(word);
+    if rest > RECEIVED_BODY_MAX + REJECT_WORD {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; HEADER + rest];
+    bytes[..HEADER].copy_from_slice(&head);
+    read_exact(fd, &mut bytes, &mut { HEADER }, None)?;
+    Frame::parse(bytes.into(), RECEIVED_BODY_MAX).map(Some).map_err(illegal)
+}
+
 /// Takes a message off the socket. `None`: nothing of one has arrived.
 fn take(session: &Session, saved: &mut Option<[u8; HEADER]>, wanted: &Wanted) -> io::Result<Option<c_int>> {
     let head = match *saved {
         Some(head) => head,
-        None => {
-            let mut head = [0; HEADER];
-            let mut done = match read_now(session.fd, &mut head) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            read_exact(session.fd, &mut head, &mut done, None)?;
-            head
-        }
+        None => match take_header(session.fd)? {
+            Some(head) => head,
+            None => return Ok(None),
+        },
     };
     let Ok(header) = Header::parse(&head) else { return Ok(Some(codes::ILLEGAL_MESSAGE)) };
     *saved = Some(head);

@@ -128,14 +128,15 @@ pub unsafe extern "C" fn SP_multigroup_scat_multicast(
     })
 }
 
-type Cell = [u8; GROUP_FIELD];
+/// The 32 bytes of a name.
+pub type Cell = [u8; GROUP_FIELD];
 
 /// The name cut to 31 bytes and padded with zeros; `None` for null.
 ///
 /// # Safety
 ///
 /// A string or null.
-pub(crate) unsafe fn cut_name(name: *const c_char) -> Option<Cell> {
+pub unsafe fn cut_name(name: *const c_char) -> Option<Cell> {
     if name.is_null() {
         return None;
     }
@@ -160,17 +161,24 @@ unsafe fn cells<'a>(count: c_int, groups: *const Name) -> Result<&'a [Cell], c_i
 }
 
 /// Pieces of a body: where and how long.
-pub(crate) type Pieces = Vec<libc::iovec>;
+pub type Pieces = Vec<libc::iovec>;
 
 /// A body in one piece.
 #[derive(Clone, Copy)]
-pub(crate) struct Flat {
-    pub(crate) len: c_int,
-    pub(crate) at: *const c_char,
+pub struct Flat {
+    /// Bytes.
+    pub len: c_int,
+    /// Where; null if there are none.
+    pub at: *const c_char,
 }
 
 impl Flat {
-    pub(crate) fn pieces(self) -> Result<Pieces, c_int> {
+    /// The piece.
+    ///
+    /// # Errors
+    ///
+    /// -13 for a negative length or a null body that is not empty.
+    pub fn pieces(self) -> Result<Pieces, c_int> {
         let Ok(len) = usize::try_from(self.len) else { return Err(codes::ILLEGAL_MESSAGE) };
         if len > 0 && self.at.is_null() {
             return Err(codes::ILLEGAL_MESSAGE);
@@ -181,10 +189,14 @@ impl Flat {
 
 /// The elements of a scatter.
 ///
+/// # Errors
+///
+/// -13 for null or more than 100 elements.
+///
 /// # Safety
 ///
 /// A scatter of valid elements, or null.
-pub(crate) unsafe fn scatter_pieces(scatter: *const Scatter) -> Result<Pieces, c_int> {
+pub unsafe fn scatter_pieces(scatter: *const Scatter) -> Result<Pieces, c_int> {
     // SAFETY: a scatter or null.
     let Some(scatter) = (unsafe { scatter.as_ref() }) else { return Err(codes::ILLEGAL_MESSAGE) };
     if scatter.num_elements > SCATTER_MAX {
@@ -224,7 +236,7 @@ pub(crate) fn multicast(
 }
 
 /// Writes one message as a unit: the number of bytes of the body, or an error.
-fn send(
+pub(crate) fn send(
     session: &Session,
     service: ServiceType,
     groups: &[Cell],

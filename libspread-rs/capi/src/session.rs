@@ -176,7 +176,7 @@ fn remove(mbox: c_int) -> Option<Arc<Session>> {
 }
 
 /// Disconnects; the code of the C interface.
-pub(crate) fn disconnect(mbox: c_int) -> c_int {
+pub fn disconnect(mbox: c_int) -> c_int {
     match remove(mbox) {
         None => codes::ILLEGAL_SESSION,
         Some(session) => {

@@ -496,6 +496,17 @@ impl Sender {
         }
     }
 
+    /// Sends with type bits that only layers of this library use.
+    pub(crate) fn send_raw(
+        &mut self,
+        service: ServiceType,
+        groups: &[GroupName],
+        message_type: i16,
+        data: &[u8],
+    ) -> Result<(), SendError> {
+        self.send(service, groups, message_type, data, Write::All, self.limit)
+    }
+
     /// Writes until at most `rest` bytes are queued.
     fn write_until(&mut self, rest: usize, deadline: Deadline) -> Result<(), SendError> {
         if self.failed {

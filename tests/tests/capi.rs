@@ -1,4 +1,4 @@
-//! Compiles the C programs of the rows of `spec/c-api-cases.md` against our header, links them to the shared library
+//! Compiles the C programs of the rows of `spec/c-api-cases.md` against our headers, links them to the shared libraries
 //! and runs them against a live daemon.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,22 +9,31 @@ use std::process::{Command, Stdio};
 
 use spreadd::{Daemon, Options};
 use tempfile::TempDir;
+use tests::bins;
 
-/// The library beside the test program, under the names programs link to and load.
-fn library(dir: &Path) {
-    let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-    let built = deps.join("libtspread_core.so");
-    assert!(built.exists(), "{} is not there", built.display());
-    for name in ["libtspread-core.so", "libtspread-core.so.3"] {
-        symlink(&built, dir.join(name)).unwrap();
+/// A library: its package, the name cargo gives it, and the one programs link to.
+#[derive(Clone, Copy)]
+struct Library(&'static str, &'static str, &'static str);
+
+const CORE: Library = Library("spread-core", "spread_core", "spread-core");
+const TCORE: Library = Library("tspread-core", "tspread_core", "tspread-core");
+const FULL: Library = Library("spread-full", "spread_full", "spread");
+
+impl Library {
+    /// The library under the names programs link to and load.
+    fn install(self, dir: &Path) {
+        let Self(package, built, name) = self;
+        let built = bins::shared_library(package, built).unwrap();
+        symlink(&built, dir.join(format!("lib{name}.so"))).unwrap();
+        symlink(&built, dir.join(format!("lib{name}.so.3"))).unwrap();
     }
 }
 
 fn capi() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("libspread-rs/capi")
 }
 
-fn cc(compiler: &str, args: &[&str], source: &str, dir: &Path) -> PathBuf {
+fn cc(compiler: &str, args: &[&str], source: &str, library: Library, dir: &Path) -> PathBuf {
     let program = dir.join(source.replace('.', "_"));
     let out = Command::new(compiler)
         .args(args)
@@ -43,7 +52,7 @@ fn cc(compiler: &str, args: &[&str], source: &str, dir: &Path) -> PathBuf {
         .arg(&program)
         .arg("-L")
         .arg(dir)
-        .arg("-ltspread-core")
+        .arg(format!("-l{}", library.2))
         .output()
         .unwrap();
     assert!(out.status.success(), "{compiler} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
@@ -51,10 +60,10 @@ fn cc(compiler: &str, args: &[&str], source: &str, dir: &Path) -> PathBuf {
 }
 
 /// Runs a program with the port of a daemon; it may ask for the daemon to be stopped. Gives what it printed.
-fn run(source: &str) -> String {
+fn run(source: &str, library: Library) -> String {
     let dir = TempDir::new().unwrap();
-    library(dir.path());
-    let program = cc("cc", &["-g", "-O1"], source, dir.path());
+    library.install(dir.path());
+    let program = cc("cc", &["-g", "-O1"], source, library, dir.path());
     let mut options = Options::alone("localhost".parse().unwrap(), 0);
     options.listen = vec!["127.0.0.1".parse().unwrap()];
     options.threads = 1;
@@ -85,37 +94,61 @@ fn run(source: &str) -> String {
 }
 
 #[test]
-fn the_header_is_as_published_in_c89_c99_and_cxx() {
+fn the_headers_are_as_published_in_c89_c99_and_cxx() {
     let dir = TempDir::new().unwrap();
-    library(dir.path());
+    FULL.install(dir.path());
     for (compiler, args) in [
         ("cc", &["-std=c89", "-pedantic"][..]),
         ("cc", &["-std=c99", "-pedantic"]),
         ("c++", &["-x", "c++", "-Wno-unused-local-typedefs"]),
     ] {
-        let program = cc(compiler, args, "header.c", dir.path());
+        let program = cc(compiler, args, "header.c", FULL, dir.path());
         let status = Command::new(program).env("LD_LIBRARY_PATH", dir.path()).status().unwrap();
         assert!(status.success());
     }
 }
 
+/// A program that is linked to a library asks the loader for the published name.
+#[test]
+fn the_libraries_have_the_names_the_loader_is_asked_for() {
+    for library in [CORE, TCORE, FULL] {
+        let built = bins::shared_library(library.0, library.1).unwrap();
+        let bytes = std::fs::read(built).unwrap();
+        let name = format!("lib{}.so.3\0", library.2);
+        assert!(bytes.windows(name.len()).any(|part| part == name.as_bytes()), "{name}");
+        let flush = bytes.windows(11).any(|part| part == b"FL_receive\0");
+        assert_eq!(flush, library.2 == "spread", "the flush layer is in libspread alone");
+    }
+}
+
 #[test]
 fn connecting() {
-    let printed = run("connect.c");
+    let printed = run("connect.c", TCORE);
     assert!(printed.contains("SP_error: (-8) "), "MS3: {printed}");
 }
 
 #[test]
 fn messages() {
-    run("messages.c");
+    run("messages.c", TCORE);
+}
+
+#[test]
+fn messages_with_the_library_for_one_thread() {
+    run("messages.c", CORE);
 }
 
 #[test]
 fn threads() {
-    run("threads.c");
+    run("threads.c", TCORE);
 }
 
 #[test]
 fn events() {
-    run("events.c");
+    run("events.c", TCORE);
+}
+
+#[test]
+fn the_flush_layer() {
+    let printed = run("flush.c", FULL);
+    assert!(printed.contains("FL_error: (-27) ") && printed.contains("SP_error: (-8) "), "{printed}");
 }
