@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use crate::config::{AuthMethod, Config, SystemHost, Use};
+use crate::config::{AuthMethod, Config, Host, SystemHost, Use};
 use crate::daemon::{Member, Options, RingOptions};
 use crate::ring_driver::{interface_mtu, packet_len_max};
 use crate::session::{AccessError, AccessList, Auth, Method, Methods};
@@ -62,7 +62,7 @@ impl Options {
             if !addrs.iter().any(IpAddr::is_unspecified) {
                 options.listen = addrs;
             }
-        } else if shares_port(config, me) {
+        } else if shares_port(config, me, &SystemHost) {
             // Two daemons of one host on one port: each takes its own address only.
             options.listen = vec![daemon.address.ip];
         }
@@ -78,11 +78,14 @@ impl Options {
 }
 
 /// Whether another configured daemon uses the same port on an address of this host, as in test set-ups.
-fn shares_port(config: &Config, me: u16) -> bool {
+fn shares_port(config: &Config, me: u16, host: &dyn Host) -> bool {
     let addrs: Vec<SocketAddr> = config.socket_addrs().collect();
     let Some(own) = addrs.get(usize::from(me)) else { return false };
+    // Not known: then nobody else is here.
+    let local = config.local_entries(host).unwrap_or_default();
     (0u16..).zip(&addrs).any(|(node, addr)| {
-        node != me && addr.port() == own.port() && own.ip().is_loopback() && addr.ip().is_loopback()
+        let here = local.contains(&node) || (own.ip().is_loopback() && addr.ip().is_loopback());
+        node != me && addr.port() == own.port() && here
     })
 }
 
@@ -122,4 +125,65 @@ fn ring(config: &Config, me: u16) -> RingOptions {
         ring.packet_len_max = packet_len_max(interface_mtu(*own).unwrap_or(MTU).min(MTU), *own);
     }
     RingOptions::new(ring, network)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::config;
+
+    /// A host with two addresses.
+    struct TwoAddresses;
+
+    impl Host for TwoAddresses {
+        fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+            Err(format!("{name} is not known"))
+        }
+
+        fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+            Ok(vec![IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2])])
+        }
+
+        fn broadcast_addresses(&self) -> io::Result<Vec<IpAddr>> {
+            Ok(vec![IpAddr::from([192, 0, 2, 255])])
+        }
+    }
+
+    fn parse(text: &str) -> Config {
+        config::parse("test.conf", text.as_bytes(), &TwoAddresses).unwrap()
+    }
+
+    #[test]
+    fn daemons_that_share_a_host_and_a_port_are_told_from_others() {
+        let config = parse("Spread_Segment 192.0.2.255:4803 { a 192.0.2.1 b 192.0.2.2 c 192.0.2.3 }");
+        assert!(shares_port(&config, 0, &TwoAddresses));
+        let config = parse("Spread_Segment 192.0.2.255:4803 { a 192.0.2.1 c 192.0.2.3 }");
+        assert!(!shares_port(&config, 0, &TwoAddresses));
+        let config = parse(
+            "Spread_Segment 192.0.2.255:4803 { a 192.0.2.1 }\nSpread_Segment 192.0.2.255:4805 { b 192.0.2.2 }",
+        );
+        assert!(!shares_port(&config, 0, &TwoAddresses));
+    }
+
+    #[test]
+    fn clients_are_served_where_the_stanza_says() {
+        let config = parse(
+            "Spread_Segment 192.0.2.255:4803 { a 192.0.2.1 { D 192.0.2.1 C 192.0.2.2 } b 192.0.2.3 }\n\
+             MaxSessionMessages = 77",
+        );
+        let options = Options::from_config(&config, 0).unwrap();
+        assert_eq!(options.listen, [IpAddr::from([192, 0, 2, 2])]);
+        assert!(options.serve_tcp);
+        assert_eq!(options.limits.session_messages_max, 77);
+        assert_eq!(options.daemons.len(), 2);
+        assert!(options.ring.is_some());
+
+        let config = parse("Spread_Segment 192.0.2.255:4803 { a 192.0.2.1 { D 192.0.2.1 } }");
+        let options = Options::from_config(&config, 0).unwrap();
+        assert!(!options.serve_tcp, "no address for clients");
+        assert!(options.ring.is_none(), "a ring of one has no socket");
+        assert!(matches!(Options::from_config(&config, 1), Err(ClusterError::UnknownDaemon(1))));
+    }
 }

@@ -22,6 +22,7 @@ use crate::session::handshake::Times;
 use crate::session::inbox::Inbox;
 use crate::session::listen::{Listeners, SocketFile, Tcp};
 use crate::session::policy::{Permit, Policy};
+use crate::session::quiet::Quiet;
 use crate::session::registry::Registry;
 use crate::session::stats::Counters;
 use crate::session::{Auth, ListenError, SessionStats, Shared, accept_local, accept_tcp};
@@ -328,6 +329,8 @@ impl Daemon {
             inbox,
             counters: Arc::clone(&counters),
             lingering: AtomicUsize::new(0),
+            illegal: Quiet::default(),
+            refused_by_system: Quiet::default(),
         });
         let daemon = Self {
             name,

@@ -20,6 +20,7 @@ use crate::ring_driver::Upper;
 use crate::session::inbox::{Command, Inbox};
 use crate::session::outbox::{BEHIND_BYTES, Load, Outbox, Piece};
 use crate::session::policy::Policy;
+use crate::session::quiet::Quiet;
 use crate::session::registry::{Seat, slot_of};
 use crate::session::stats::Counters;
 
@@ -90,6 +91,8 @@ pub(crate) struct Hub {
     members: Vec<u16>,
     /// For timers.
     runtime: Handle,
+    /// Log lines about dropped clients.
+    quiet: Quiet,
     /// Wakes this thread to look at slow sessions again.
     timer: Option<JoinHandle<()>>,
 }
@@ -126,6 +129,7 @@ impl Hub {
             names,
             members: Vec::new(),
             runtime,
+            quiet: Quiet::default(),
             timer: None,
         }
     }
@@ -299,7 +303,9 @@ impl Hub {
             return;
         }
         if let Err(refusal) = self.groups.request(id, &frame) {
-            warn!(client = %private, %refusal, "Session dropped: illegal request.");
+            if let Some(suppressed) = self.quiet.admit() {
+                warn!(client = %private, %refusal, suppressed, "Session dropped: illegal request.");
+            }
             self.counters.dropped_illegal_total.add(1);
             self.drop_session(slot_of(id));
         }
@@ -351,11 +357,13 @@ impl Hub {
 
     fn drop_slow(&mut self, slot: usize, load: Load) {
         if let Some(session) = self.sessions.get(slot).and_then(Option::as_ref).filter(|s| !s.dying) {
-            warn!(
-                client = %session.private, messages = load.frames, bytes = load.bytes,
-                messages_max = self.slow.frames, socket_full = session.outbox.is_blocked(),
-                "Session dropped: the client does not read its messages fast enough."
-            );
+            if let Some(suppressed) = self.quiet.admit() {
+                warn!(
+                    client = %session.private, messages = load.frames, bytes = load.bytes,
+                    messages_max = self.slow.frames, socket_full = session.outbox.is_blocked(), suppressed,
+                    "Session dropped: the client does not read its messages fast enough."
+                );
+            }
             self.counters.dropped_slow_total.add(1);
             self.drop_session(slot);
         }

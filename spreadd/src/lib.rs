@@ -1,6 +1,19 @@
 //! Group communication daemon, compatible with Spread clients.
 //!
 //! [`Daemon::start`] runs a daemon inside the process; the program `spreadd` is this with a command line.
+//!
+//! ```
+//! use spreadd::{Daemon, Options};
+//!
+//! // Alone, on a free port of the loopback interface, without a local socket.
+//! let mut options = Options::alone("test".parse()?, 0);
+//! options.listen = vec!["127.0.0.1".parse()?];
+//! options.socket_dir = None;
+//! let daemon = Daemon::start(options)?;
+//! println!("clients connect to {}@127.0.0.1", daemon.port());
+//! daemon.stop();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod alone;
 mod cluster;

@@ -294,6 +294,36 @@ fn a_daemon_of_a_ring_meets_the_others_and_leaves_in_order() {
 }
 
 #[test]
+fn the_ip_method_uses_the_access_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let conf = format!(
+        "Spread_Segment 127.0.0.255:{port} {{\n one 127.0.0.1\n}}\nRequiredAuthMethods = \"IP\"\nAllowedAuthMethods = \"NULL IP\"\n"
+    );
+    fs::write(dir.path().join("spread.conf"), conf).unwrap();
+    for (rules, expected) in
+        [(Some("# office\nlocal\n"), true), (Some("192.0.2.0/24\n"), false), (None, false)]
+    {
+        let file = dir.path().join("spread.access_ip");
+        let _ = fs::remove_file(&file);
+        if let Some(rules) = rules {
+            fs::write(&file, rules).unwrap();
+        }
+        let mut daemon = Running::start(dir.path(), &["-n", "one"]);
+        if rules.is_none() {
+            daemon.wait_for("there is no file spread.access_ip: it refuses everybody");
+        }
+        daemon.wait_for("Serving clients");
+        let result = common::Client::on(TcpStream::connect(("127.0.0.1", port)).unwrap(), "me");
+        assert_eq!(result.as_ref().err().map(Vec::as_slice), (!expected).then_some(&[0xf7][..]), "{rules:?}");
+    }
+    fs::write(dir.path().join("spread.access_ip"), "local\nnobody\n").unwrap();
+    let (output, text) = output(dir.path(), &["-n", "one"]);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("spread.access_ip: line 2: \"nobody\" is not an address"), "{text}");
+}
+
+#[test]
 fn the_service_manager_is_told_when_clients_can_connect() {
     let dir = tempfile::tempdir().unwrap();
     let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();

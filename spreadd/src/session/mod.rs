@@ -10,6 +10,7 @@ pub(crate) mod inbox;
 pub(crate) mod listen;
 pub(crate) mod outbox;
 pub(crate) mod policy;
+pub(crate) mod quiet;
 mod reader;
 pub(crate) mod registry;
 mod serve;

@@ -13,13 +13,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::auth::{Auth, Peer};
 use super::handshake::{self, Established, Failure, Rules, Times};
 use super::inbox::{Command, Inbox};
 use super::outbox::Outbox;
 use super::policy::Policy;
+use super::quiet::Quiet;
 use super::reader::{self, End};
 use super::registry::{Registry, Seat};
 use super::stats::Counters;
@@ -44,6 +45,10 @@ pub(crate) struct Shared {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) lingering: AtomicUsize,
+    /// Log lines about illegal messages.
+    pub(crate) illegal: Quiet,
+    /// Log lines about clients that cannot be accepted.
+    pub(crate) refused_by_system: Quiet,
 }
 
 /// Accepts TCP clients for ever.
@@ -51,7 +56,7 @@ pub(crate) async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, addr)) => accepted(stream, peer_of(addr), &shared),
-            Err(error) => accept_failed(&error).await,
+            Err(error) => accept_failed(&error, &shared).await,
         }
     }
 }
@@ -61,7 +66,7 @@ pub(crate) async fn accept_local(listener: UnixListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => accepted(stream, Peer::Local, &shared),
-            Err(error) => accept_failed(&error).await,
+            Err(error) => accept_failed(&error, &shared).await,
         }
     }
 }
@@ -70,10 +75,12 @@ fn peer_of(addr: SocketAddr) -> Peer {
     Peer::Ip(addr.ip().to_canonical())
 }
 
-async fn accept_failed(error: &io::Error) {
+async fn accept_failed(error: &io::Error, shared: &Shared) {
     // A client that is gone before it is accepted is no trouble.
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-        warn!(%error, "Cannot accept a client; trying again.");
+        if let Some(suppressed) = shared.refused_by_system.admit() {
+            warn!(%error, suppressed, "Cannot accept a client; trying again.");
+        }
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }
@@ -137,7 +144,7 @@ async fn greet<S: Transport>(mut stream: S, peer: Peer, mut seat: Seat, shared: 
     match handshake::run(&mut stream, peer, &mut seat, &rules).await {
         Ok(session) => {
             shared.counters.sessions_total.add(1);
-            info!(client = %session.private, %peer, membership = session.membership, "Session established.");
+            debug!(client = %session.private, %peer, membership = session.membership, "Session established.");
             converse(stream, session, seat, &shared).await;
         }
         Err(Failure::Gone) => {
@@ -212,19 +219,21 @@ fn ended(end: &End, client: &PrivateGroup, id: SessionId, shared: &Shared) {
     match end {
         End::Kill => {
             counters.ended_by_request_total.add(1);
-            info!(%client, "Session ends: disconnect request.");
+            debug!(%client, "Session ends: disconnect request.");
         }
         End::Closed(Ok(())) => {
             counters.ended_by_close_total.add(1);
-            info!(%client, "Session ends: the client closed its connection.");
+            debug!(%client, "Session ends: the client closed its connection.");
         }
         End::Closed(Err(error)) => {
             counters.ended_by_close_total.add(1);
-            info!(%client, %error, "Session ends: the connection broke.");
+            debug!(%client, %error, "Session ends: the connection broke.");
         }
         End::Illegal(error) => {
             counters.dropped_illegal_total.add(1);
-            warn!(%client, %error, "Session dropped: illegal message.");
+            if let Some(suppressed) = shared.illegal.admit() {
+                warn!(%client, %error, suppressed, "Session dropped: illegal message.");
+            }
         }
     }
     shared.inbox.push(Command::Disconnect { id, kill: matches!(end, End::Kill) });
