@@ -31,6 +31,8 @@ enum Told {
 
 #[derive(Default)]
 struct Script {
+    /// Deliver each submission at once, as a ring of one member does.
+    alone: bool,
     told: Vec<Told>,
     deadline: Option<Nanos>,
     room: usize,
@@ -59,6 +61,9 @@ impl Engine for Script {
             return Err(SubmitError::Full);
         }
         self.room -= 1;
+        if self.alone {
+            self.events.push_back(Event::Writable);
+        }
         self.told.push(Told::Submit(body.to_bytes().to_vec()));
         Ok(())
     }
@@ -88,6 +93,8 @@ impl Engine for Script {
 
 #[derive(Default)]
 struct Top {
+    /// Answers to give, one for each event.
+    echo: usize,
     waiting: VecDeque<Vec<u8>>,
     events: Vec<Event>,
     flushes: usize,
@@ -96,6 +103,10 @@ struct Top {
 impl Upper for Top {
     fn handle_event(&mut self, event: Event) {
         self.events.push(event);
+        if self.echo > 0 {
+            self.echo -= 1;
+            self.waiting.push_back(b"echo".to_vec());
+        }
     }
     fn next_submission(&mut self) -> Option<(Service, Body)> {
         Some((Service::Agreed, Bytes::from(self.waiting.pop_front()?).into()))
@@ -318,6 +329,26 @@ fn more_submissions_than_one_turn_takes_need_no_second_wake_up() {
     bench.waker.wake();
     bench.turn_until(|told| told.len() == 2000);
     assert!(bench.driver.stats.wakeups < 20);
+}
+
+/// A layer above that answers every event with a submission keeps the loop busy; the loop must neither
+/// stay in one turn for ever nor sleep on what is left.
+#[test]
+fn events_left_at_the_end_of_a_turn_are_not_slept_on() {
+    let mut bench = Bench::new();
+    bench.driver.engine.alone = true;
+    bench.driver.engine.room = 1000;
+    bench.driver.upper.echo = 20;
+    bench.driver.engine.events.push_back(Event::Writable);
+    bench.driver.engine.deadline = Some(bench.driver.clock.now());
+    bench.turn();
+    assert_eq!(bench.driver.upper.events.len(), TURNS);
+    bench.driver.engine.deadline = None;
+    let begin = Instant::now();
+    while bench.driver.upper.events.len() < 21 {
+        bench.turn();
+    }
+    assert!(begin.elapsed() < WAIT_MAX / 2, "{:?}", begin.elapsed());
 }
 
 #[test]
