@@ -343,12 +343,6 @@ impl Chain {
         self.0.is_empty() || self.0.iter().any(|c| matches!(c.function, Function::Off))
     }
 
-    /// Whether it can end in a proxied request.
-    pub fn can_proxy(&self) -> bool {
-        let redirects = self.0.iter().any(|c| matches!(c.function, Function::Redirect(_)));
-        !self.is_off() && !redirects
-    }
-
     /// Runs the chain. `explain` asks for the steps.
     pub fn decide(
         &self,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use backhand::Name;
 use httpd::module::{config, say_at_start};
 use httpd::proxy::{self, Connections, Workers};
-use httpd::requests::{first_port, runtime_path, server_dir_config};
+use httpd::requests::{first_port, runtime_path};
 use httpd::{
     Hooks, Level, MainState, Module, Order, Outcome, Pool, Request, RequestModule, Server, Status, manager,
 };
@@ -117,14 +117,8 @@ impl Module for Backhand {
         Status::Ok
     }
 
-    fn check_config(temp: Pool<'_>, main: Server<'_>) -> Status {
-        let needs_proxy = || {
-            main.list().any(|server| {
-                let chain = server_dir_config::<Self>(server).and_then(|dir| dir.chain.as_ref());
-                chain.is_some_and(backhand::Chain::can_proxy)
-            })
-        };
-        if !HAS_PROXY.load(Relaxed) && needs_proxy() {
+    fn check_config(temp: Pool<'_>, _main: Server<'_>) -> Status {
+        if !HAS_PROXY.load(Relaxed) && settings::needs_proxy() {
             let text = "Backhand: requests cannot be given to other servers without mod_proxy and mod_proxy_http; \
                         load them, or use HTTPRedirectToName or HTTPRedirectToIP in the chain";
             say_at_start(temp, Level::Error, text);

@@ -4,8 +4,8 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 use backhand::acl::parse_port;
@@ -136,6 +136,11 @@ impl Dir {
     }
 
     fn add(&mut self, text: String, function: Function) -> Result<(), String> {
+        match &function {
+            Function::Redirect(_) => REDIRECTS.store(true, Relaxed),
+            Function::Off => {}
+            _ => CHOOSES.store(true, Relaxed),
+        }
         self.chain.get_or_insert_default().push(text, function)
     }
 }
@@ -157,8 +162,20 @@ const CATEGORIES: [(&str, u32); 5] = [("all", 15), ("net", 1), ("dcsn", 2), ("mb
 const CATEGORIES_DEFAULT: u32 = 15 & !2;
 static CATEGORIES_ON: AtomicU32 = AtomicU32::new(CATEGORIES_DEFAULT);
 
+/// Some chain chooses servers.
+static CHOOSES: AtomicBool = AtomicBool::new(false);
+/// Some chain asks for redirects.
+static REDIRECTS: AtomicBool = AtomicBool::new(false);
+
+/// Whether chains proxy for sure: they choose servers, and none of them asks for redirects.
+pub(crate) fn needs_proxy() -> bool {
+    CHOOSES.load(Relaxed) && !REDIRECTS.load(Relaxed)
+}
+
 /// Before directives are read.
 pub(crate) fn reset() {
+    CHOOSES.store(false, Relaxed);
+    REDIRECTS.store(false, Relaxed);
     CATEGORIES_ON.store(CATEGORIES_DEFAULT, Relaxed);
 }
 

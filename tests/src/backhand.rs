@@ -1,12 +1,14 @@
 //! Several Apaches with mod_backhand, and servers that only pretend.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
@@ -46,11 +48,26 @@ pub struct Webs {
 }
 
 impl Webs {
-    /// Starts `count` servers; `config` gives more lines for number `n` from 1, and may use `{root}` for its folder.
+    /// Starts `count` servers; `config` gives more lines for number `n` from 1, whose folder is given too.
     ///
     /// # Errors
     /// If one does not start.
-    pub fn start(count: u8, mpm: Mpm, config: impl Fn(u8) -> String) -> anyhow::Result<Self> {
+    pub fn start(count: u8, mpm: Mpm, config: impl Fn(u8, &Path) -> String) -> anyhow::Result<Self> {
+        let stats = |addr: Ipv4Addr, port| format!("MulticastStats {addr} {GROUP}:{port}\n");
+        Self::start_with(count, mpm, stats, config)
+    }
+
+    /// As [`start`](Self::start), with other lines that say how statistics travel; they get the server's address and a
+    /// free port.
+    ///
+    /// # Errors
+    /// If one does not start.
+    pub fn start_with(
+        count: u8,
+        mpm: Mpm,
+        stats: impl Fn(Ipv4Addr, u16) -> String,
+        config: impl Fn(u8, &Path) -> String,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("backhand-").tempdir()?;
         let addrs: Vec<Ipv4Addr> = (1..=count).map(|n| Ipv4Addr::new(127, 0, 0, n)).collect();
         let port = free_port(&addrs)?;
@@ -64,14 +81,16 @@ impl Webs {
             fs::create_dir_all(root.join("htdocs"))?;
             fs::create_dir_all(&sockets)?;
             fs::write(root.join("htdocs/who"), format!("{name}\n"))?;
-            nix::unistd::chown(&sockets, Some(33.into()), None)?;
+            let user = nix::unistd::User::from_name("www-data")?.map(|user| user.uid);
+            nix::unistd::chown(&sockets, user, None)?;
             let common = format!(
                 "{modules}TypesConfig /dev/null\nUnixSocketDir {}\nBackhandArriba 100\nBackhandHostname {name}.test\n\
-                 BackhandInterval 200ms\nMulticastStats {addr} {GROUP}:{stats_port}\nAcceptStats 127.0.0.0/24\n\
+                 BackhandInterval 200ms\n{}AcceptStats 127.0.0.0/24\n\
                  <Location /backhand/>\n  SetHandler backhand-handler\n</Location>\nKeepAliveTimeout 5\n",
-                sockets.display()
+                sockets.display(),
+                stats(addr, stats_port)
             );
-            let more = config(n).replace("{root}", &root.to_string_lossy());
+            let more = config(n, &root);
             let listen = SocketAddr::from((addr, port));
             webs.setups.push(Setup { name, listen, mpm, config: common + &more });
             webs.apaches.push(None);
@@ -284,6 +303,104 @@ impl Pretender {
         ensure!(sent == bytes.len(), "only {sent} bytes sent");
         Ok(())
     }
+}
+
+/// What a [`Stub`] does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Does {
+    /// Answers with the request line, its hop header's beginning and the length and checksum of the body.
+    Echo,
+    /// Closes the connection after the head.
+    Close,
+}
+
+/// A little HTTP server.
+#[derive(Debug)]
+pub struct Stub {
+    addr: SocketAddr,
+    connections: Arc<AtomicU64>,
+}
+
+impl Stub {
+    /// Starts it; it ends with the test.
+    ///
+    /// # Errors
+    /// If the address is not free.
+    pub fn start(addr: Ipv4Addr, does: Does) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((addr, 0))?;
+        let (addr, connections) = (listener.local_addr()?, Arc::new(AtomicU64::new(0)));
+        let count = Arc::clone(&connections);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::Relaxed);
+                thread::spawn(move || serve(BufReader::new(stream), does));
+            }
+        });
+        Ok(Self { addr, connections })
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    /// Connections so far.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+fn serve(mut stream: BufReader<TcpStream>, does: Does) -> std::io::Result<()> {
+    loop {
+        let (mut first, mut length, mut chunked, mut hop) = (String::new(), 0, false, String::new());
+        if stream.read_line(&mut first)? == 0 {
+            return Ok(());
+        }
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line)?;
+            let lower = line.trim().to_ascii_lowercase();
+            match lower.split_once(": ") {
+                Some(("content-length", value)) => length = value.parse().unwrap_or(0),
+                Some(("transfer-encoding", value)) => chunked = value == "chunked",
+                Some(("backhand-hop", value)) => hop = value.split(';').next().unwrap_or_default().to_owned(),
+                _ if lower.is_empty() => break,
+                _ => {}
+            }
+        }
+        if does == Does::Close {
+            return Ok(());
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body)?;
+        if chunked {
+            body = read_chunks(&mut stream)?;
+        }
+        let answer = format!("{} hop {hop} {}\n", first.trim(), digest(&body));
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", answer.len());
+        stream.get_mut().write_all((head + &answer).as_bytes())?;
+    }
+}
+
+fn read_chunks(stream: &mut BufReader<TcpStream>) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let size = usize::from_str_radix(line.trim(), 16).unwrap_or(0);
+        let mut chunk = vec![0; size + 2];
+        stream.read_exact(&mut chunk)?;
+        if size == 0 {
+            return Ok(body);
+        }
+        body.extend(&chunk[..size]);
+    }
+}
+
+/// Length and checksum of a body.
+pub fn digest(body: &[u8]) -> String {
+    let sum = body.iter().fold(0u64, |sum, b| sum.wrapping_mul(31).wrapping_add(u64::from(*b)));
+    format!("{} bytes {sum:016x}", body.len())
 }
 
 /// Time in microseconds, never the same twice.

@@ -117,6 +117,11 @@ fn fix() -> Result<()> {
 /// Name, packages beyond Rust's, what it measures.
 const BENCHES: &[(&str, &[install::Package], &str)] = &[
     ("ring", install::HOSTS, "ordered messages/s for 1 and 3 daemons against a bare multicast loop"),
+    (
+        "backhand",
+        install::APACHE,
+        "requests/s with mod_backhand and without, and response times of its choices beside mod_proxy_balancer",
+    ),
     ("client", &[], "messages/s, system calls and latency of the client library"),
     ("monitor", install::RIVALS, "lines/s of the access-log parser and its figures against GoAccess"),
 ];
@@ -134,7 +139,8 @@ fn bench(args: &[String]) -> Result<()> {
         bail!("there is no benchmark `{name}`; there are: {}", known.join(", "));
     };
     install::packages(packages)?;
-    run(&mut cargo(&["build", "--quiet", "--release", "--package", "spreadd"]))?;
+    let under_test = if name == "backhand" { "mod_backhand" } else { "spreadd" };
+    run(&mut cargo(&["build", "--quiet", "--release", "--package", under_test]))?;
     program(Profile::Release, &format!("bench_{name}"), rest)
 }
 
