@@ -3,7 +3,8 @@
 //!
 //! Every delivery must be the recorded one, apart from the volatile fields. Where the recording depends on the
 //! daemon views a ring happens to pass through, and ours passed through others, the properties clients rely on
-//! and the final views are checked instead (`tests/cases/group-cases/README.md`).
+//! and the final views are checked instead (`tests/cases/group-cases/README.md`). So they are if the machine was
+//! so slow that the daemons noticed a break before the step had arranged what it wants.
 //!
 //! How faults are made: a packet of the ring says in its fourth byte what it is, so nftables can lose tokens
 //! or data and let the rest pass. The step texts say what is to happen; the token is brought to where it has to
@@ -27,7 +28,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use spread_wire::handshake::{Accept, AuthChoice, Hello, MethodList, MethodName};
@@ -50,6 +51,11 @@ const TOKEN: u8 = 2;
 const ACK: u8 = 4;
 /// Longest time for the daemons to settle. Daemons that broke several rings wait before they join again.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Time after which a silent token counts as lost; longer where a step arranges something in between.
+const TOKEN_TIMEOUT: Duration = Duration::from_millis(1500);
+const LONG_TOKEN_TIMEOUT: Duration = Duration::from_millis(5000);
+/// Longest time for a ring without data to form and to lose what it is to lose.
+const LOSS_LIMIT: Duration = Duration::from_secs(10);
 /// Longest time for the recorded deliveries of a step; after it they are not the recorded ones.
 const STEP_LIMIT: Duration = Duration::from_secs(25);
 /// Time for a barrier before it is tried again: one that was sent while the ring changed does not reach all.
@@ -174,7 +180,11 @@ struct Bench {
     /// Hosts that tokens do not reach.
     held: BTreeSet<usize>,
     barriers: u32,
-    sent: u32,
+    sent: BTreeMap<(GroupName, String), Message>,
+    /// When a step began to arrange something that must be there before the daemons notice.
+    arranging: Option<Instant>,
+    /// That took too long.
+    late: bool,
     log: Log<(i32, i32)>,
 }
 
@@ -188,7 +198,8 @@ impl Bench {
             conf += &format!("    {} {} VirtualID = {}\n", daemon.name, host.addr(), daemon.virtual_id);
         }
         // The token must not count as lost while a step holds it back.
-        let token = if scenario.fault_injection || scenario.name.starts_with("27") { 3000 } else { 1200 };
+        let arranged = scenario.fault_injection || scenario.name.starts_with("27");
+        let token = if arranged { LONG_TOKEN_TIMEOUT } else { TOKEN_TIMEOUT }.as_millis();
         conf += &format!(
             "}}\nTokenTimeout = {token}\nHurryTimeout = 100\nAliveTimeout = 100\nJoinTimeout = 20\n\
              RepTimeout = 100\nSegTimeout = 100\nGatherTimeout = 200\nFormTimeout = 250\nLookupTimeout = 500\n"
@@ -208,7 +219,9 @@ impl Bench {
             faults: BTreeMap::new(),
             held: BTreeSet::new(),
             barriers: 0,
-            sent: 0,
+            sent: BTreeMap::new(),
+            arranging: None,
+            late: false,
             log: Log::new(),
         };
         if scenario.name == "25-first-contact" {
@@ -294,15 +307,16 @@ impl Bench {
     /// Waits until something was lost at each host with faults: what is to be lost is under way.
     fn wait_losses(&self) {
         for &at in self.faults.keys() {
-            wait::until(&format!("losses at {}", self.names[at]), LIMIT, || {
+            let seen = wait::until(&format!("losses at {}", self.names[at]), LOSS_LIMIT, || {
                 let listing =
                     self.net.host(at).command("nft").args(["list", "table", "inet", "faults"]).output();
                 let listing = String::from_utf8_lossy(&listing.unwrap().stdout).into_owned();
                 let lost =
                     listing.lines().any(|l| l.contains("counter packets ") && !l.contains("packets 0 "));
                 if lost { Ok(()) } else { Err(listing) }
-            })
-            .unwrap();
+            });
+            // The ring may have formed in another way: then the comparison tells.
+            seen.unwrap_or_else(|error| println!("{error}"));
         }
     }
 
@@ -310,12 +324,13 @@ impl Bench {
     fn wait_one_ring(&self) {
         let all = format!("members={} joined", self.names.join(" "));
         for process in self.daemons.iter().flatten() {
-            wait::until("one ring of all daemons", LIMIT, || {
+            let seen = wait::until("one ring of all daemons", LOSS_LIMIT, || {
                 let printed = process.printed();
                 let last = printed.lines().rfind(|line| line.contains("New membership of the ring"));
                 if last.is_some_and(|line| line.contains(&all)) { Ok(()) } else { Err(printed) }
-            })
-            .unwrap();
+            });
+            // Without data the daemons keep away from each other after a while: then the comparison tells.
+            seen.unwrap_or_else(|error| println!("{error}"));
         }
     }
 
@@ -405,6 +420,7 @@ impl Bench {
         if scenario.name == "26-slow-reader" && step.step == 2 {
             self.overrun();
         }
+        self.late |= self.arranging.take().is_some_and(|begin| begin.elapsed() > LONG_TOKEN_TIMEOUT / 2);
         self.held.clear();
         let complete = wait::until(&format!("the deliveries of step {}", step.step), STEP_LIMIT, || {
             let missing: Vec<_> = self
@@ -452,16 +468,16 @@ impl Bench {
                 client.send(&build::leave(&client.name, &group));
             }
             Action::Multicast { client, service, groups, mess_type, payload } => {
-                self.sent += 1;
-                let number = self.sent;
+                let number = u32::try_from(self.sent.len()).unwrap() + 1;
                 let groups: Vec<_> = groups.iter().map(|g| group_name(g)).collect();
                 let bits = case::service_bits(service);
                 let client = self.client(client);
                 let (sender, service) = (client.name, ServiceType(bits));
                 let message =
                     Message { number, sender, service, groups: groups.clone(), message_type: *mess_type };
-                client.events.push(Event::Send(message));
+                client.events.push(Event::Send(message.clone()));
                 client.multicast(bits, &groups, *mess_type, payload.as_bytes());
+                self.sent.insert((sender, payload.clone()), message);
             }
             Action::Disconnect { client } => {
                 let client = self.client(client);
@@ -493,6 +509,7 @@ impl Bench {
                 let lose_token = scenario.name.starts_with("27");
                 if lose_token {
                     self.bring_token(1);
+                    self.arranging = Some(Instant::now());
                 }
                 let components: Vec<_> = components.iter().map(|c| self.hosts(c)).collect();
                 self.partition(&components);
@@ -512,6 +529,7 @@ impl Bench {
                 let at = self.host(&at[0]);
                 if self.held.is_empty() {
                     self.bring_token(self.host(&source[0]));
+                    self.arranging = Some(Instant::now());
                     if scenario.name.starts_with("14") {
                         self.keep_unstable();
                     }
@@ -573,19 +591,18 @@ impl Bench {
 
     /// Puts what was read into the logs of the oracle, before what is requested next.
     fn collect_events(&mut self) {
-        let sent: Vec<_> = self.clients.values().flat_map(|c| c.events.clone()).collect();
         for client in self.clients.values_mut().filter(|c| !c.ended) {
             let read_before = client.events.iter().filter(|e| !is_request(e)).count();
             let logged = self.log.get(&client.name.to_string()).map_or(0, Vec::len);
             let inbox = client.inbox.lock().unwrap();
             for frame in inbox.frames.iter().skip(read_before - logged.min(read_before)) {
-                client.events.push(event(frame, &sent));
+                client.events.push(event(frame, &self.sent));
             }
         }
     }
 
     /// What is left to check if the daemons passed through other views.
-    fn check_properties(&self, recorded: &Log<String>, final_partition: bool) {
+    fn check_properties(&self, recorded: &Log<String>, partitioned: bool) {
         let logs: Vec<_> = self
             .clients
             .values()
@@ -597,7 +614,7 @@ impl Bench {
             })
             .collect();
         // In these cases every daemon has a member of g all the time.
-        oracle::check(&logs, &[group_name("g")], !final_partition).unwrap();
+        oracle::check(&logs, &[group_name("g")], !partitioned).unwrap();
         for (client, wanted) in recorded {
             let found = &self.log[client];
             for group in groups_of(wanted) {
@@ -623,36 +640,31 @@ fn groups_of<V>(log: &[(u32, Seen<V>)]) -> BTreeSet<String> {
     views.collect()
 }
 
+/// The members of a client's last view of a group, unless it left the group after it.
 fn last_view<V>(log: &[(u32, Seen<V>)], wanted: &str) -> Option<Vec<String>> {
-    log.iter().rev().find_map(|(_, seen)| match seen {
-        Seen::View { group, members, .. } if group == wanted => Some(members.clone()),
+    let last = log.iter().rev().find_map(|(_, seen)| match seen {
+        Seen::View { group, members, .. } if group == wanted => Some(Some(members.clone())),
+        Seen::SelfLeave { group } if group == wanted => Some(None),
         _ => None,
-    })
+    });
+    last.flatten()
 }
 
-fn event(frame: &Frame, sent: &[Event]) -> Event {
+fn event(frame: &Frame, sent: &BTreeMap<(GroupName, String), Message>) -> Event {
     let group = frame.header.sender;
     match frame.kind() {
-        // The recorded payloads have no numbers, but each message of these cases is recognized by its fields.
+        // The recorded payloads have no numbers, but a sender uses each once.
         Kind::Data => {
-            let groups: Vec<_> = frame.group_names().collect();
-            let found = sent.iter().find_map(|event| match event {
-                Event::Send(m)
-                    if (m.sender, m.service, m.message_type)
-                        == (group, frame.header.service, frame.message_type())
-                        && m.groups == groups =>
-                {
-                    Some(m.clone())
-                }
-                _ => None,
-            });
-            Event::Data(found.unwrap_or_else(|| Message {
-                number: 0,
+            let payload = String::from_utf8_lossy(frame.data_bytes()).into_owned();
+            let number = sent.get(&(group, payload)).map_or(0, |m| m.number);
+            let (service, message_type) = (frame.header.service, frame.message_type());
+            Event::Data(Message {
+                number,
                 sender: group,
-                service: frame.header.service,
-                groups,
-                message_type: frame.message_type(),
-            }))
+                service,
+                groups: frame.group_names().collect(),
+                message_type,
+            })
         }
         Kind::Membership => {
             let (message, own) = Membership::decode(frame).unwrap();
@@ -695,9 +707,10 @@ fn replay(name: &str, unplaced: &[&str]) {
         expected.remove("#slow#n1");
     }
     let Err(difference) = case::compare(&expected, &bench.log, unplaced) else { return };
-    if scenario.determinism == "depends-on-daemon-events" {
+    if scenario.determinism == "depends-on-daemon-events" || bench.late {
         println!("not the recorded daemon views: {difference}");
-        bench.check_properties(&expected, name.starts_with("17"));
+        let partitioned = bench.component.iter().any(|&c| c != 0);
+        bench.check_properties(&expected, partitioned);
     } else {
         panic!("case {name}: {difference}\n{}", bench.printed());
     }
