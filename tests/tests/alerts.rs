@@ -1,0 +1,104 @@
+//! Alerts of `spread-web` by real traffic of a real Apache.
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::apache::{Mpm, free_address};
+use tests::cluster::Cluster;
+use tests::process::Process;
+use tests::weblog::{self, Place};
+use tests::{bins, load};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Takes what is posted to it.
+fn receiver() -> (String, Receiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/alerts", listener.local_addr().unwrap());
+    let (sender, posts) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let (mut line, mut len) = (String::new(), 0);
+            while reader.read_line(&mut line).unwrap_or(0) > 2 {
+                len =
+                    line.strip_prefix("Content-Length: ").map_or(len, |value| value.trim().parse().unwrap());
+                line.clear();
+            }
+            let mut body = vec![0; len];
+            reader.read_exact(&mut body).unwrap();
+            let _ = (&stream).write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+            let _ = sender.send(serde_json::from_slice(&body).unwrap());
+        }
+    });
+    (url, posts)
+}
+
+#[test]
+fn failing_requests_and_a_lost_writer_are_told_once_when_they_begin_and_once_when_they_end() {
+    let mut cluster = Cluster::on_loopback(1).unwrap();
+    cluster.start_all().unwrap();
+    let (url, posts) = receiver();
+    let rules = cluster.dir().join("alerts.toml");
+    let text = format!(
+        "[[alert]]\nname = \"missing pages\"\nkind = \"status\"\nstatus = \"4xx\"\nabove_percent = 50.0\nover = \"10s\"\n\
+         min_requests = 10\nwebhook = \"{url}\"\n\
+         [[alert]]\nname = \"writers\"\nkind = \"members\"\ngroup = \"site4\"\nat_least = 2\nwebhook = \"{url}\"\n"
+    );
+    fs::write(&rules, text).unwrap();
+    let start_writer = |name: &str| {
+        let mut writer = Command::new(bins::bin("log_writer", "log_writer").unwrap());
+        writer.args(["-s", &cluster.connect_string(0), "--group", "site4", "--output"]);
+        writer.arg(cluster.dir().join(format!("{name}.log")));
+        Process::start(name, cluster.dir(), writer).unwrap()
+    };
+    let writer = start_writer("writer");
+    let mut web = Command::new(bins::bin("monitors", "spread-web").unwrap());
+    web.args(["-s", &cluster.connect_string(0), "--group", "site4", "--listen", "127.0.0.1:0", "--alerts"])
+        .arg(&rules);
+    let mut web = Process::start("spread-web", cluster.dir(), web).unwrap();
+    web.wait_printed("The page is at", LIMIT).unwrap();
+    let next = |name: &str| {
+        // Another rule may be told in between: at the start there may be no writer yet.
+        loop {
+            let post = posts.recv_timeout(LIMIT).unwrap();
+            if post["name"] == name {
+                return (
+                    post["state"].as_str().unwrap().to_owned(),
+                    post["text"].as_str().unwrap().to_owned(),
+                );
+            }
+        }
+    };
+
+    let config = weblog::config(&cluster.connect_string(0), "$site4", "").unwrap();
+    let setup = weblog::setup("web1", free_address().unwrap(), Mpm::Event, config);
+    let apache = weblog::apache(cluster.dir(), Place::Here, setup).unwrap();
+    for n in 0..20 {
+        load::get(apache.address(), &format!("/missing-{n}")).unwrap();
+    }
+    let (state, text) = next("missing pages");
+    assert!(state == "begins" && text.contains("h1: ") && text.contains("were 4xx in 10s"), "{text}");
+    // The ten seconds pass without failures.
+    assert_eq!(next("missing pages").0, "ends");
+
+    writer.stop(LIMIT).unwrap();
+    let (state, text) = next("writers");
+    assert_eq!((state.as_str(), text.as_str()), ("begins", "site4 has 1 members, not 2"));
+    let writer = start_writer("writer2");
+    assert_eq!(next("writers").0, "ends");
+    assert!(web.printed().contains("were 4xx in 10s"), "{}", web.printed());
+
+    writer.stop(LIMIT).unwrap();
+    web.signal(Signal::SIGTERM).unwrap();
+    web.wait_end(LIMIT).unwrap();
+    apache.stop(LIMIT).unwrap();
+}
