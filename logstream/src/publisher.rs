@@ -121,8 +121,9 @@ pub struct Released {
     pub dropped: u64,
 }
 
-/// Time between two announcements of a stream that no writer has answered.
-const HELLO_EVERY: Duration = Duration::from_secs(2);
+/// Time between two announcements of a stream that no writer has answered: it doubles from the first to the second, as
+/// there may be many streams and no writer.
+const HELLO_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(64));
 /// A strict stream with unacknowledged lines asks after this silence.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// A second wish to resend within this time is the echo of the first.
@@ -176,6 +177,8 @@ struct Stream {
     hello_due: bool,
     /// When the last hello went out or the last answer came in.
     spoke: Duration,
+    /// Time to the next announcement while no writer answers.
+    hello_pause: Duration,
     acked_at: Duration,
     /// Since when something waits for an acknowledgement.
     waits_since: Duration,
@@ -208,6 +211,7 @@ impl Publisher {
                 cfg: s,
                 hello_due: false,
                 spoke: Duration::ZERO,
+                hello_pause: HELLO_EVERY.0,
                 acked_at: Duration::ZERO,
                 waits_since: Duration::ZERO,
                 writers: BTreeMap::new(),
@@ -277,6 +281,7 @@ impl Publisher {
         for index in 0..u32::try_from(self.streams.len()).unwrap_or(u32::MAX) {
             let stream = &mut self.streams[index as usize];
             (stream.acked_at, stream.waits_since) = (now, now);
+            stream.hello_pause = HELLO_EVERY.0;
             if !stream.window.is_empty() {
                 stream.hello_due = can_audit(self.cfg.audit, &stream.cfg);
                 self.activate(index);
@@ -383,10 +388,11 @@ impl Publisher {
             let due = if stream.strict {
                 stream.sent > stream.loose && silent >= PROBE_AFTER
             } else {
-                stream.spoken_here && silent >= HELLO_EVERY
+                stream.spoken_here && silent >= stream.hello_pause
             };
             if due {
                 stream.hello_due = true;
+                stream.hello_pause = (stream.hello_pause * 2).min(HELLO_EVERY.1);
             }
             if stream.strict {
                 let enough = if pressure { Acks::Count(1) } else { self.cfg.acks };

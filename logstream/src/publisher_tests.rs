@@ -168,6 +168,19 @@ fn a_probe_stands_behind_the_lines() {
 }
 
 #[test]
+fn announcements_that_nobody_answers_become_rare() {
+    let mut p = publisher(Audit::Auto, Wire::Plain);
+    p.handle_connected(at(0), [0]);
+    sent(&mut p, at(0));
+    let mut times = Vec::new();
+    for s in 1..200 {
+        p.handle_timeout(at(s * 1000), false);
+        times.extend(sent(&mut p, at(s * 1000)).iter().map(|_| s));
+    }
+    assert_eq!(times, [2, 6, 14, 30, 62, 126, 190]);
+}
+
+#[test]
 fn without_a_writer_a_short_queue_gives_up_sent_lines_only_in_auto() {
     for (audit, in_doubt) in [(Audit::Auto, 2), (Audit::On, 0)] {
         let cfg =
