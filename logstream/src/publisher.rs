@@ -124,8 +124,8 @@ pub struct Released {
 /// Time between two announcements of a stream that no writer has answered: it doubles from the first to the second, as
 /// there may be many streams and no writer.
 const HELLO_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(64));
-/// A strict stream with unacknowledged lines asks after this silence.
-const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// A strict stream with unacknowledged lines asks after this silence: likewise from the first to the second.
+const PROBE_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16));
 /// A second wish to resend within this time is the echo of the first.
 const REWIND_EVERY: Duration = Duration::from_millis(100);
 /// With [`Audit::Auto`], a sent line may be given up (as in doubt) for newer ones when no acknowledgement came for
@@ -177,8 +177,8 @@ struct Stream {
     hello_due: bool,
     /// When the last hello went out or the last answer came in.
     spoke: Duration,
-    /// Time to the next announcement while no writer answers.
-    hello_pause: Duration,
+    /// Silence after which the stream says hello again.
+    pause: Duration,
     acked_at: Duration,
     /// Since when something waits for an acknowledgement.
     waits_since: Duration,
@@ -211,7 +211,7 @@ impl Publisher {
                 cfg: s,
                 hello_due: false,
                 spoke: Duration::ZERO,
-                hello_pause: HELLO_EVERY.0,
+                pause: HELLO_EVERY.0,
                 acked_at: Duration::ZERO,
                 waits_since: Duration::ZERO,
                 writers: BTreeMap::new(),
@@ -281,7 +281,7 @@ impl Publisher {
         for index in 0..u32::try_from(self.streams.len()).unwrap_or(u32::MAX) {
             let stream = &mut self.streams[index as usize];
             (stream.acked_at, stream.waits_since) = (now, now);
-            stream.hello_pause = HELLO_EVERY.0;
+            stream.pause = if stream.strict { PROBE_AFTER.0 } else { HELLO_EVERY.0 };
             if !stream.window.is_empty() {
                 stream.hello_due = can_audit(self.cfg.audit, &stream.cfg);
                 self.activate(index);
@@ -339,8 +339,7 @@ impl Publisher {
         if self.cfg.audit == Audit::Off || frame.seq >= stream.next {
             return;
         }
-        stream.acked_at = now;
-        stream.spoke = now;
+        (stream.acked_at, stream.spoke, stream.pause) = (now, now, PROBE_AFTER.0);
         if !stream.strict {
             // From here on the lines carry numbers; those sent before wait for their barrier.
             stream.strict = true;
@@ -384,15 +383,12 @@ impl Publisher {
             if !can_audit(self.cfg.audit, &stream.cfg) {
                 continue;
             }
-            let silent = now.saturating_sub(stream.spoke);
-            let due = if stream.strict {
-                stream.sent > stream.loose && silent >= PROBE_AFTER
-            } else {
-                stream.spoken_here && silent >= stream.hello_pause
-            };
+            let waits = if stream.strict { stream.sent > stream.loose } else { stream.spoken_here };
+            let due = waits && now.saturating_sub(stream.spoke) >= stream.pause;
             if due {
                 stream.hello_due = true;
-                stream.hello_pause = (stream.hello_pause * 2).min(HELLO_EVERY.1);
+                let longest = if stream.strict { PROBE_AFTER.1 } else { HELLO_EVERY.1 };
+                stream.pause = (stream.pause * 2).min(longest);
             }
             if stream.strict {
                 let enough = if pressure { Acks::Count(1) } else { self.cfg.acks };
