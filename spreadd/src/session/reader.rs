@@ -14,8 +14,9 @@ use super::stats::Counters;
 /// Room for reading at the start and of a session that sends little, in bytes.
 const READ_LEN_MIN: usize = 8 << 10;
 
-/// Room for reading of a session that fills it: bytes taken with one system call.
-const READ_LEN_MAX: usize = 256 << 10;
+/// Room for reading of a session that fills it: bytes taken with one system call. Also what an idle session may
+/// hold, and what one small message keeps alive that waits for a slow client.
+const READ_LEN_MAX: usize = 64 << 10;
 
 /// Why reading ended.
 #[derive(Debug)]

@@ -19,6 +19,9 @@ const WRITE_BYTES_MAX: usize = 1 << 20;
 /// A session lets the others on its thread go on when it has written so much.
 const TURN_BYTES_MAX: usize = 256 << 10;
 
+/// Longest list of slices whose memory is kept for the next one.
+const KEPT_PIECES: usize = 4096;
+
 /// Writes until the outbox dies or the socket fails.
 ///
 /// `accept` is what goes out before everything else; it counts as no frame. `relieved` is called when the ring
@@ -37,6 +40,10 @@ pub(crate) async fn write_all<W: AsyncWrite + Unpin>(
         }
         write_pieces(socket, &pieces, outbox, &relieved).await?;
         pieces.clear();
+        if pieces.capacity() > KEPT_PIECES {
+            // After a burst; the list goes round between writer, outbox and ring thread.
+            pieces = Vec::new();
+        }
     }
 }
 
