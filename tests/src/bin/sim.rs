@@ -35,6 +35,9 @@ struct Args {
     /// Somebody forges packets: only the survival of the daemons is judged.
     #[arg(long)]
     hostile: bool,
+    /// Histories of few daemons with one broken recovery after the other.
+    #[arg(long)]
+    storm: bool,
     /// Histories that run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -55,8 +58,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn command(seed: u64, options: &Options) -> String {
+impl Args {
+    fn plan(&self, seed: u64) -> Plan {
+        if self.storm { Plan::storm(seed) } else { Plan::draw(seed) }
+    }
+}
+
+fn command(args: &Args, seed: u64, options: &Options) -> String {
     let mut command = format!("cargo xtask sim --seed {seed}");
+    if args.storm {
+        command += " --storm";
+    }
     if !options.without.is_empty() {
         let list: Vec<String> = options.without.iter().map(ToString::to_string).collect();
         command += &format!(" --without {}", list.join(","));
@@ -71,7 +83,7 @@ fn command(seed: u64, options: &Options) -> String {
 }
 
 fn one(args: &Args, seed: u64) -> ExitCode {
-    let plan = Plan::draw(seed);
+    let plan = args.plan(seed);
     let mut options =
         Options { without: args.without.clone(), load: args.load, hostile: args.hostile, trace: false };
     print!("{plan}");
@@ -80,7 +92,7 @@ fn one(args: &Args, seed: u64) -> ExitCode {
     {
         let (best, _) = shrink::shrink(&plan, &options, &failure, 300);
         options = best;
-        println!("repeat with: {} --trace", command(seed, &options));
+        println!("repeat with: {} --trace", command(args, seed, &options));
     }
     options.trace = args.trace;
     let begin = Instant::now();
@@ -121,7 +133,7 @@ fn many(args: &Args) -> ExitCode {
                     if seed >= args.from.saturating_add(args.seeds) || late {
                         break;
                     }
-                    let outcome = run(&Plan::draw(seed), &options);
+                    let outcome = run(&args.plan(seed), &options);
                     if add(&total, seed, &outcome) >= args.failures {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -132,10 +144,10 @@ fn many(args: &Args) -> ExitCode {
     let total = total.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     report(&total.figures, total.done, begin.elapsed());
     for (seed, failure) in &total.failed {
-        let plan = Plan::draw(*seed);
+        let plan = args.plan(*seed);
         let (best, smaller) = shrink::shrink(&plan, &options, failure, 120);
         println!("\nseed {seed} FAILED {smaller}");
-        println!("  repeat with: {} --trace", command(*seed, &best));
+        println!("  repeat with: {} --trace", command(args, *seed, &best));
     }
     if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

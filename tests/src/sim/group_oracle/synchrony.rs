@@ -209,6 +209,10 @@ impl<'a> Synchrony<'a> {
             return Ok(());
         }
         let theirs = self.periods.get(&(other, view));
+        // It may have left in transition, and even have joined again.
+        if in_view && theirs.is_none_or(|period| period.next.is_none()) {
+            return Ok(());
+        }
         let missing = messages.iter().find(|msg| {
             let sent = &self.log.messages[msg.index()];
             let own_discard = sent.is_self_discard() && sent.by == other;
