@@ -2,6 +2,7 @@
 //! library's faces against one local daemon, beside a client that makes the system calls of a plain implementation (one
 //! write a message; header, names and data read one by one), all in the same run.
 
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs;
 use std::future::Future;
 use std::io::{Read, Write};
@@ -19,6 +20,9 @@ use bytes::BytesMut;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use spread::{Address, Builder, GroupName, Message, Service};
+use spread_capi::connect::SP_connect;
+use spread_capi::receive::SP_receive;
+use spread_capi::send::{SP_join, SP_multicast};
 use spread_wire::handshake::{Accept, AuthChoice, Hello, MethodList, MethodName};
 use spread_wire::{Header, build};
 use tests::bins;
@@ -60,6 +64,8 @@ enum Face {
     Blocking,
     /// Tasks on a tokio runtime of two threads.
     Async,
+    /// The C interface: no read-ahead, so that programs can wait with `select`.
+    C,
     /// One write a message, three reads a message: what a plain implementation does.
     Plain,
 }
@@ -69,6 +75,7 @@ impl Face {
         match self {
             Self::Blocking => "blocking",
             Self::Async => "async",
+            Self::C => "c",
             Self::Plain => "plain",
         }
     }
@@ -113,7 +120,7 @@ fn main() -> Result<()> {
     let pid = daemon.pid().as_raw();
 
     let faces = if args.faces.is_empty() {
-        vec![Face::Blocking, Face::Async, Face::Plain]
+        vec![Face::Blocking, Face::Async, Face::C, Face::Plain]
     } else {
         args.faces.clone()
     };
@@ -324,6 +331,8 @@ fn worker(face: Face, work: Work, daemon: &Path, size: usize, args: &Args) -> Re
                 }
             })
         }
+        (Face::C, Work::Throughput) => c_throughput(daemon, size, args),
+        (Face::C, Work::Latency) => c_latency(daemon, size, args.rounds),
         (Face::Plain, Work::Throughput) => plain_throughput(daemon, size, args),
         (Face::Plain, Work::Latency) => plain_latency(daemon, size, args.rounds),
     }
@@ -368,9 +377,10 @@ impl Window {
         }
     }
 
-    /// Waits until message number `sent` may leave.
+    /// Waits until message number `sent` may leave, and as many as a quarter of the window behind it: a sender that
+    /// follows each single message would send single messages.
     async fn open(&self, sent: u64) -> Result<()> {
-        while self.is_closed(sent) {
+        while self.is_closed(sent + self.window / 4) {
             ensure!(!self.failed.load(Ordering::Relaxed), "the receiver failed");
             self.progress.notified().await;
         }
@@ -526,6 +536,105 @@ async fn async_latency(daemon: &Path, size: usize, rounds: u64) -> Result<Figure
     });
     let clock = Clock::start()?;
     Ok(Figures { micros: percentiles(work.await??), ..clock.stop()? })
+}
+
+/// A session of the C interface.
+struct C {
+    mbox: c_int,
+    own: GroupName,
+    groups: Vec<[c_char; 32]>,
+    body: Vec<u8>,
+}
+
+impl C {
+    fn connect(daemon: &Path, membership: bool) -> Result<Self> {
+        let name = CString::new(daemon.as_os_str().as_encoded_bytes())?;
+        let (mut mbox, mut own) = (-1, [0; 32]);
+        let membership = c_int::from(membership);
+        // SAFETY: a string, null for the name, a number and 32 bytes to be written to.
+        let code = unsafe {
+            let own = (&raw mut own).cast();
+            SP_connect(name.as_ptr(), std::ptr::null(), 0, membership, &raw mut mbox, own)
+        };
+        ensure!(code == 1, "SP_connect: {code}");
+        let own = GroupName::from_field(own);
+        Ok(Self { mbox, own, groups: vec![[0; 32]; 100], body: vec![0; 200_000] })
+    }
+
+    fn send(&self, group: &CStr, data: &[u8]) -> Result<()> {
+        let len = c_int::try_from(data.len())?;
+        let agreed = 0x10;
+        // SAFETY: a string and a body of that length.
+        let code = unsafe { SP_multicast(self.mbox, agreed, group.as_ptr(), 0, len, data.as_ptr().cast()) };
+        ensure!(code == len, "SP_multicast: {code}");
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<usize> {
+        let (mut service, mut sender, mut count, mut kind, mut mismatch) = (0, [0; 32], 0, 0, 0);
+        let (max_groups, max_len) = (c_int::try_from(self.groups.len())?, c_int::try_from(self.body.len())?);
+        // SAFETY: all are there to be written to, as many as said.
+        let code = unsafe {
+            SP_receive(
+                self.mbox,
+                &raw mut service,
+                (&raw mut sender).cast(),
+                max_groups,
+                &raw mut count,
+                self.groups.as_mut_ptr(),
+                &raw mut kind,
+                &raw mut mismatch,
+                max_len,
+                self.body.as_mut_ptr().cast(),
+            )
+        };
+        usize::try_from(code).map_err(|_| anyhow::anyhow!("SP_receive: {code}"))
+    }
+}
+
+fn c_throughput(daemon: &Path, size: usize, args: &Args) -> Result<Figures> {
+    let count = args.count;
+    let sender = C::connect(daemon, false)?;
+    let mut receiver = C::connect(daemon, true)?;
+    // SAFETY: a string.
+    ensure!(unsafe { SP_join(receiver.mbox, c"bench".as_ptr()) } == 0);
+    receiver.receive()?;
+    let window = Window::new(args.window);
+    let data = vec![7; size];
+    let clock = Clock::start()?;
+    let reader = thread::spawn({
+        let window = Arc::clone(&window);
+        move || {
+            window.outcome((0..count).try_for_each(|_| {
+                ensure!(receiver.receive()? == size);
+                window.received();
+                Ok(())
+            }))
+        }
+    });
+    for sent in 0..count {
+        if window.is_closed(sent) {
+            window.open_blocking(sent)?;
+        }
+        sender.send(c"bench", &data)?;
+    }
+    reader.join().map_err(|_| anyhow::anyhow!("the reader failed"))??;
+    clock.stop()
+}
+
+fn c_latency(daemon: &Path, size: usize, rounds: u64) -> Result<Figures> {
+    let mut session = C::connect(daemon, false)?;
+    let own = CString::new(session.own.as_bytes())?;
+    let data = vec![7; size];
+    let mut micros = Vec::new();
+    let clock = Clock::start()?;
+    for _ in 0..rounds {
+        let start = Instant::now();
+        session.send(&own, &data)?;
+        session.receive()?;
+        micros.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(Figures { micros: percentiles(micros), ..clock.stop()? })
 }
 
 /// A session with nothing between it and the system calls.
