@@ -13,12 +13,13 @@ use std::time::Duration;
 use backhand::{Key, Micros};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::apache::{Mpm, Setup, configtest, free_address};
+use tests::apache::{Apache, Mpm, Setup, configtest, free_address};
 use tests::backhand::{
     Answer, Does, Pretender, Stub, Webs, compile_c, compile_rust, counter, digest, get, load_modules, now,
     request, shipped, status, up,
 };
 use tests::cluster::Cluster;
+use tests::netns::{self, Net};
 use tests::wait;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -139,6 +140,68 @@ fn the_lines_of_the_paper_pass_the_check_and_wrong_ones_are_named() {
     let lines = format!("{module}\nBackhand byAge\nBackhand HTTPRedirectToName");
     let (accepted, words) = configtest(dir.path(), &setup(lines)).unwrap();
     assert!(accepted, "{words}");
+}
+
+#[test]
+fn broadcasts_are_accepted_from_the_addresses_of_the_paper() {
+    if let Some(reason) = netns::unavailable() {
+        println!("not run: {reason}");
+        return;
+    }
+    let net = Net::new(4).unwrap();
+    let dir = tempfile::Builder::new().prefix("backhand-net-").tempdir().unwrap();
+    let modules = load_modules().unwrap();
+    // 10.0.5.1 and the upper half of the network are accepted, 10.0.5.2 is not.
+    let hosts = [("www", 10, "10.0.5.10 "), ("one", 1, ""), ("upper", 200, ""), ("lower", 2, "")];
+    let mut apaches = Vec::new();
+    for (host, (name, last, interface)) in net.hosts().iter().zip(hosts) {
+        let addr = format!("10.0.5.{last}/24");
+        let added =
+            host.command("ip").args(["addr", "add", &addr, "brd", "+", "dev", "eth0"]).status().unwrap();
+        assert!(added.success());
+        let config = format!(
+            "{modules}TypesConfig /dev/null\nBackhandArriba 1\nMulticastStats {interface}10.0.5.255:4445\n\
+             MulticastStats {interface}240.220.221.20:4445,3\nAcceptStats 10.0.5.1\nAcceptStats 10.0.5.128/25\n\
+             <Location /backhand/>\n  SetHandler backhand-handler\n</Location>\n"
+        );
+        let listen = std::net::SocketAddr::from((Ipv4Addr::new(10, 0, 5, last), 80));
+        let setup = Setup { name: name.into(), listen, mpm: Mpm::Event, config };
+        let reachable = |addr| host.enter(move || TcpStream::connect(addr).is_ok()).unwrap().join().unwrap();
+        apaches.push(Apache::start(dir.path(), setup, |program| host.command(program), reachable).unwrap());
+    }
+    let address = apaches[0].address();
+    wait::until("the accepted ones", LIMIT, || {
+        let answer =
+            net.host(0).enter(move || get(address, "/backhand/?json")).unwrap().join().unwrap().unwrap();
+        let page: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        let mut seen = up(&page);
+        seen.sort_unstable();
+        let refused = page["counters"]["rx_acl"].as_u64().unwrap();
+        let contacts = page["servers"].to_string();
+        let good = seen == ["one.test", "upper.test", "www.test"] && refused > 0;
+        if good && contacts.contains("10.0.5.200:80") { Ok(()) } else { Err(page.to_string()) }
+    })
+    .unwrap();
+    let log = apaches[0].error_log();
+    assert!(log.contains("240.220.221.20:4445 is in the reserved range 240.0.0.0/4"), "{log}");
+}
+
+#[test]
+fn a_folder_that_is_away_stops_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!(
+        "{}TypesConfig /dev/null\nMulticastStats 127.0.0.1 239.77.8.2:4445\nUnixSocketDir {}/none\n",
+        load_modules().unwrap(),
+        dir.path().display()
+    );
+    let setup = Setup { name: "web".into(), listen: free_address().unwrap(), mpm: Mpm::Event, config };
+    let mut command = std::process::Command::new("apache2");
+    // Writes the files; the lines themselves are good.
+    assert!(configtest(dir.path(), &setup).unwrap().0);
+    let output =
+        command.arg("-f").arg(dir.path().join("web/httpd.conf")).arg("-DFOREGROUND").output().unwrap();
+    let log = fs::read_to_string(dir.path().join("web/logs/error.log")).unwrap_or_default();
+    assert!(!output.status.success() && log.contains("UnixSocketDir"), "{output:?}\n{log}");
 }
 
 #[test]
