@@ -80,6 +80,7 @@ impl Core {
             sampler: Sampler::default(),
             stamp: Micros(0),
             quiet: 0,
+            started: false,
             random: Random::new(sample::now().0 ^ u64::from(std::process::id())),
             speed,
             outputs,
@@ -284,6 +285,8 @@ struct Announcer {
     stamp: Micros,
     /// Samples in a row without a busy worker.
     quiet: u32,
+    /// There have been workers.
+    started: bool,
     random: Random,
     speed: u32,
     outputs: Vec<Output>,
@@ -312,7 +315,10 @@ impl Announcer {
         core.table.heartbeat.store(now.0, Relaxed);
         self.stamp = now.max(self.stamp.plus(Micros(1)));
         let key = core.plan.global.keys.first();
-        let mut message = Announcement { stamp: self.stamp, goodbye, draining: false, stat, interval_ms };
+        // All children end: the server stops gracefully, and wants no more requests. Before the first sample nothing
+        // is known.
+        let draining = self.started && stat.nservers == 0;
+        let mut message = Announcement { stamp: self.stamp, goodbye, draining, stat, interval_ms };
         for output in &self.outputs {
             message.stat.contact = output.contact;
             let sent = output.socket.send_to(&message.encode(key), &output.to.into());
@@ -336,6 +342,7 @@ impl Announcer {
         if let Some(workers) = workers() {
             stat.aservers = workers.idle;
             stat.nservers = workers.idle + workers.busy;
+            self.started |= stat.nservers > 0;
             self.quiet = if workers.busy == 0 { self.quiet + 1 } else { 0 };
             // Nothing is under way: what is counted was left by children that died.
             if self.quiet >= 2 {

@@ -123,6 +123,14 @@ impl Apache {
         self.process.signal(Signal::SIGUSR1)
     }
 
+    /// Sends a signal to the parent process.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Ends it when the requests under way are done, as `apachectl graceful-stop` does, and waits.
     ///
     /// # Errors

@@ -658,6 +658,43 @@ fn the_manager_is_started_again() {
 }
 
 #[test]
+fn a_server_that_stops_gracefully_is_no_candidate() {
+    let webs = Webs::start(2, Mpm::Event, |_, _| OTHERS.to_owned()).unwrap();
+    webs.wait_all_up().unwrap();
+    // A request under way keeps it alive.
+    let mut slow = TcpStream::connect(webs.web(2).address()).unwrap();
+    slow.write_all(b"GET /who HTTP/1.1\r\n").unwrap();
+    wait::until("the request to be under way", LIMIT, || {
+        let page = status(webs.web(2)).unwrap();
+        let own = &page["servers"][0];
+        let busy = own["nservers"].as_u64().unwrap() - own["aservers"].as_u64().unwrap();
+        if busy > 0 { Ok(()) } else { Err(page.to_string()) }
+    })
+    .unwrap();
+    webs.web(2).signal(Signal::SIGWINCH).unwrap();
+    wait::until("www-2 draining", LIMIT, || {
+        let page = status(webs.web(1)).unwrap();
+        let servers = page["servers"].as_array().unwrap();
+        let draining = servers.iter().any(|s| s["hostname"] == "www-2.test" && s["state"] == "draining");
+        if draining { Ok(()) } else { Err(page.to_string()) }
+    })
+    .unwrap();
+    assert_eq!(get(webs.web(1).address(), "/who").unwrap().body, "www-1\n");
+    slow.write_all(b"Host: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("www-1\n") || answer.ends_with("www-2\n"), "{answer}");
+    // With a goodbye it is gone, long before its record is old.
+    wait::until("www-2 gone", LIMIT, || {
+        let page = status(webs.web(1)).unwrap();
+        let servers = page["servers"].as_array().unwrap();
+        let gone = servers.iter().any(|s| s["hostname"] == "www-2.test" && s["state"] == "gone");
+        if gone { Ok(()) } else { Err(page.to_string()) }
+    })
+    .unwrap();
+}
+
+#[test]
 fn graceful_restarts_fail_no_request() {
     let webs = Webs::start(2, Mpm::Event, |_, _| OTHERS.to_owned()).unwrap();
     webs.wait_all_up().unwrap();
