@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`frame`] | bytes of a frame, both ways |
 //! | [`group`] | group names of the configuration, buckets for virtual hosts |
-//! | [`line`] | cutting over-long lines without breaking quotes or escapes |
+//! | [`line`](mod@line) | cutting over-long lines without breaking quotes or escapes |
 //! | [`intake`] | the bounded queue between request threads and the sender |
 //! | [`publisher`] | the sender's side as a state machine: windows, announcements, barriers, resending |
 //! | [`sequencer`] | the writer's side as a state machine: order, duplicates, holes, acknowledgements |
