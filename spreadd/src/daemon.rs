@@ -419,7 +419,11 @@ impl Daemon {
         // From here on clients cannot find the daemon any more.
         self.file = None;
         self.ring.stop();
-        runtime.shutdown_timeout(RUNTIME_END);
+        // On a thread of its own: a runtime must not be ended on a thread of another one, where a caller may be.
+        let ending = std::thread::spawn(move || runtime.shutdown_timeout(RUNTIME_END));
+        if ending.join().is_err() {
+            error!("The threads that serve clients did not end in order.");
+        }
     }
 }
 

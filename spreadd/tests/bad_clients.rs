@@ -399,3 +399,12 @@ fn messages_sent_before_a_close_are_delivered_before_the_disconnect() {
         witness.sees_disconnect("hasty");
     }
 }
+
+#[tokio::test]
+async fn a_daemon_can_be_started_and_stopped_in_asynchronous_code() {
+    let daemon = Daemon::start(options()).unwrap();
+    let mut client = Client::connect(&daemon, "client");
+    daemon.stop();
+    client.assert_end();
+    drop(Daemon::start(options()).unwrap());
+}
