@@ -114,33 +114,65 @@ fn fix() -> Result<()> {
     run(&mut cargo(&["fmt", "--all"]))
 }
 
-/// Name, packages beyond Rust's, what it measures.
-const BENCHES: &[(&str, &[install::Package], &str)] = &[
-    ("ring", install::HOSTS, "ordered messages/s for 1 and 3 daemons against a bare multicast loop"),
-    (
-        "backhand",
-        install::APACHE,
-        "requests/s with mod_backhand and without, and response times of its choices beside mod_proxy_balancer",
-    ),
-    ("client", &[], "messages/s, system calls and latency of the client library"),
-    ("monitor", install::RIVALS, "lines/s of the access-log parser and its figures against GoAccess"),
+struct Bench {
+    name: &'static str,
+    /// What it needs of the system.
+    system: &'static [install::Package],
+    /// Our packages whose programs or libraries it runs.
+    packages: &'static [&'static str],
+    /// What it measures.
+    what: &'static str,
+}
+
+const BENCHES: &[Bench] = &[
+    Bench {
+        name: "ring",
+        system: install::HOSTS,
+        packages: &["spreadd"],
+        what: "ordered messages/s for 1 and 3 daemons against a bare multicast loop",
+    },
+    Bench {
+        name: "messages",
+        system: &[],
+        packages: &["spreadd"],
+        what: "messages/s from clients through daemons to clients",
+    },
+    Bench {
+        name: "client",
+        system: &[],
+        packages: &["spreadd", "spread-core", "tspread-core"],
+        what: "messages/s, system calls and latency of the client library",
+    },
+    Bench {
+        name: "backhand",
+        system: install::APACHE,
+        packages: &["mod_backhand", "spreadd"],
+        what: "requests/s with mod_backhand and without; its choices beside mod_proxy_balancer",
+    },
+    Bench {
+        name: "monitor",
+        system: install::RIVALS,
+        packages: &[],
+        what: "lines/s of the access-log parser and its figures against GoAccess",
+    },
 ];
 
 fn bench(args: &[String]) -> Result<()> {
     let Some((name, rest)) = args.split_first() else {
         println!("Usage: cargo xtask bench NAME [ARGUMENTS]\n");
-        for (name, _, what) in BENCHES {
-            println!("  {name:<10} {what}");
+        for bench in BENCHES {
+            println!("  {:<10} {}", bench.name, bench.what);
         }
         return Ok(());
     };
-    let Some((_, packages, _)) = BENCHES.iter().find(|(known, ..)| known == name) else {
-        let known: Vec<&str> = BENCHES.iter().map(|(known, ..)| *known).collect();
+    let Some(bench) = BENCHES.iter().find(|bench| bench.name == name) else {
+        let known: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
         bail!("there is no benchmark `{name}`; there are: {}", known.join(", "));
     };
-    install::packages(packages)?;
-    let under_test = if name == "backhand" { "mod_backhand" } else { "spreadd" };
-    run(&mut cargo(&["build", "--quiet", "--release", "--package", under_test]))?;
+    install::packages(bench.system)?;
+    if !bench.packages.is_empty() {
+        build(Profile::Release, bench.packages)?;
+    }
     program(Profile::Release, &format!("bench_{name}"), rest)
 }
 
