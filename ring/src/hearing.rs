@@ -19,7 +19,7 @@ use crate::config::RingConfig;
 use crate::midset::MidSet;
 use crate::rng::Rng;
 use crate::types::{Mid, Nanos, NodeId, NodeSet};
-use crate::wire::{Heard, PATH_MULTICAST, PATH_UNICAST, Reassembly};
+use crate::wire::{Heard, Kind, PATH_MULTICAST, PATH_UNICAST, Reassembly};
 
 /// Old sessions of a node that are remembered.
 const SUPERSEDED_MAX: usize = 1024;
@@ -65,6 +65,8 @@ struct Peer {
     heard_at: Nanos,
     multicast: Way,
     unicast: Way,
+    /// When something came by unicast to the token's port.
+    token_at: Option<Nanos>,
     report: Option<Report>,
     /// Number of the last join that counted, and when it came.
     join: Option<(u32, Nanos)>,
@@ -245,14 +247,19 @@ impl Hearing {
     }
 
     /// A packet of the current session came.
-    pub(crate) fn note_packet(&mut self, now: Nanos, node: NodeId, path: Path, len: usize) {
+    pub(crate) fn note_packet(&mut self, now: Nanos, node: NodeId, path: Path, kind: Kind, len: usize) {
         let period = self.presence * MTU_PRESENCES;
         let Some(peer) = self.peers.get_mut(node.index()) else { return };
         peer.heard_at = now;
         peer.probe = Probe::default();
         match path {
             Path::Multicast => peer.multicast.note(now, len, period),
-            Path::Unicast => peer.unicast.note(now, len, period),
+            Path::Unicast => {
+                peer.unicast.note(now, len, period);
+                if matches!(kind, Kind::Token | Kind::Commit | Kind::HopAck | Kind::Presence) {
+                    peer.token_at = Some(now);
+                }
+            }
         }
     }
 
@@ -330,7 +337,8 @@ impl Hearing {
                 (_, false, _) => peer.unicast.longest(),
             };
             let multicast = if multicast { PATH_MULTICAST } else { 0 };
-            let unicast = if unicast { PATH_UNICAST } else { 0 };
+            let token = peer.token_at.is_some_and(|at| now.since(at) <= paths_open);
+            let unicast = if token { PATH_UNICAST } else { 0 };
             list.push(Heard { mid, mtu, paths: multicast | unicast });
         }
         list
@@ -387,11 +395,12 @@ impl Hearing {
         a == b || (self.hears(now, a, b) && self.hears(now, b, a))
     }
 
-    /// Whether `a` was lately heard by `b` by unicast, the way of the token. Unknown if `b` said nothing.
+    /// Whether something of `a` came lately to `b` by the way of the token: by unicast, to its port.
     fn unicast_passes(&self, now: Nanos, a: Mid, b: Mid) -> bool {
         if b == self.me {
             let open = self.presence * PATH_PRESENCES;
-            return self.peer(a.node).is_some_and(|p| p.session == a.session && p.unicast.is_open(now, open));
+            let came = |p: &Peer| p.token_at.is_some_and(|at| now.since(at) <= open);
+            return self.peer(a.node).is_some_and(|p| p.session == a.session && came(p));
         }
         let link = self.fresh_report(now, b).and_then(|report| report.link(a));
         link.is_some_and(|(_, paths)| paths & PATH_UNICAST != 0)

@@ -37,7 +37,8 @@ impl Ring {
         self.timers.set_min(Timer::Presence, at.max(self.now));
     }
 
-    /// Both ways are tested, and several lengths.
+    /// Both ways are tested, and several lengths; by unicast it goes to the token's port, which a filter between
+    /// two hosts may forget.
     pub(crate) fn send_presence(&mut self) {
         let (now, count) = (self.now, self.presence_count);
         self.timers.set(Timer::Presence, now + self.cfg.timers.presence);
@@ -85,9 +86,10 @@ impl Ring {
         // Who is new shall know soon that I hear it, and that unicast passes.
         let greet = std::mem::replace(&mut self.greet, NodeSet::EMPTY);
         for packet in packets {
-            self.emit(to, multicast, Class::Data, packet.clone());
+            let class = if multicast { Class::Data } else { Class::Token };
+            self.emit(to, multicast, class, packet.clone());
             if multicast {
-                self.emit(greet, false, Class::Data, packet);
+                self.emit(greet, false, Class::Token, packet);
             }
         }
     }

@@ -256,7 +256,7 @@ impl Ring {
         match (self.hearing.standing(now, mid), header.kind) {
             (Standing::Refused, _) => self.stats.drops.session += 1,
             (Standing::Usable, _) => {
-                self.hearing.note_packet(now, from, path, len);
+                self.hearing.note_packet(now, from, path, header.kind, len);
                 self.handle_content(mid, header.kind, plain.slice(HEADER_LEN..), path, len);
             }
             (_, Kind::Presence | Kind::Join | Kind::Fragment) => {
@@ -278,14 +278,14 @@ impl Ring {
             Content::TokenRequest(request) => self.on_token_request(from, request),
             Content::Ack(ack) => self.on_ack(from, ack),
             Content::Join(join) => {
-                if self.introduce(from, &join.hash, join.hear.as_slice(), path, len) {
+                if self.introduce(from, &join.hash, join.hear.as_slice(), (path, kind, len)) {
                     self.on_join(from, *join);
                 }
             }
             Content::Commit(commit) => self.on_commit(from, *commit),
             Content::HopAck(ack) => self.on_hop_ack(from, ack),
             Content::Presence(presence) => {
-                if self.introduce(from, &presence.hash, presence.hear.as_slice(), path, len) {
+                if self.introduce(from, &presence.hash, presence.hear.as_slice(), (path, kind, len)) {
                     self.on_presence(from, &presence);
                 }
             }
@@ -568,7 +568,13 @@ impl Ring {
 
     /// Notes a session, hear list and path of a presence or join. Returns whether its content counts: the
     /// sender's session is the current one.
-    fn introduce(&mut self, from: Mid, hash: &[u8; 16], hear: &[Heard], path: Path, len: usize) -> bool {
+    fn introduce(
+        &mut self,
+        from: Mid,
+        hash: &[u8; 16],
+        hear: &[Heard],
+        (path, kind, len): (Path, Kind, usize),
+    ) -> bool {
         if *hash != self.cfg.hash {
             self.stats.drops.hash += 1;
             return false;
@@ -584,7 +590,7 @@ impl Ring {
             news = true;
             self.note(|_| format!("session node={} new={:016x} old={old:?}", from.node, from.session));
         }
-        self.hearing.note_packet(now, from.node, path, len);
+        self.hearing.note_packet(now, from.node, path, kind, len);
         if self.hearing.note_report(now, from.node, hear) {
             news = true;
             self.note(|_| format!("usable node={} session={:016x}", from.node, from.session));

@@ -24,8 +24,8 @@ fn sign(h: &mut Hearing, now: Nanos, from: Mid, list: &[Mid]) {
         let _ = h.take_in(now, from, list.contains(&ME));
     }
     if h.current(from.node) == Some(from) {
-        h.note_packet(now, from.node, Path::Multicast, 1456);
-        h.note_packet(now, from.node, Path::Unicast, 1456);
+        h.note_packet(now, from.node, Path::Multicast, Kind::Presence, 1456);
+        h.note_packet(now, from.node, Path::Unicast, Kind::Presence, 1456);
         h.note_report(now, from.node, &heard(list));
     }
 }
@@ -123,10 +123,12 @@ fn stale_lists_exclude_nobody_and_admit_nobody() {
 fn without_unicast_no_merge() {
     let mut h = hearing(2);
     let _ = h.take_in(at(0), mid(1, 5), true);
-    h.note_packet(at(0), NodeId(1), Path::Multicast, 100);
+    h.note_packet(at(0), NodeId(1), Path::Multicast, Kind::Presence, 100);
     h.note_report(at(0), NodeId(1), &heard(&[ME]));
     assert!(!h.can_merge(at(1), &[ME], &[mid(1, 5)]), "the token would not pass");
-    h.note_packet(at(1), NodeId(1), Path::Unicast, 100);
+    h.note_packet(at(1), NodeId(1), Path::Unicast, Kind::Join, 100);
+    assert!(!h.can_merge(at(1), &[ME], &[mid(1, 5)]), "another port");
+    h.note_packet(at(1), NodeId(1), Path::Unicast, Kind::Presence, 100);
     assert!(h.can_merge(at(1), &[ME], &[mid(1, 5)]));
 }
 

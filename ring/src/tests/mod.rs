@@ -11,6 +11,7 @@ mod fuzz;
 mod lab;
 mod large;
 mod net;
+mod rest;
 mod rules;
 
 /// A number from the environment, to run a test longer or to repeat one of its seeds.

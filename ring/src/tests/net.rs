@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::api::{Body, Boot, Event, Path, Transmit};
+use crate::api::{Body, Boot, Class, Event, Path, Transmit};
 use crate::config::RingConfig;
 use crate::ring::Ring;
 use crate::rng::Rng;
@@ -19,6 +19,7 @@ pub(crate) struct Hop<'a> {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) path: Path,
+    pub(crate) class: Class,
     pub(crate) kind: Kind,
     pub(crate) packet: &'a Bytes,
 }
@@ -164,14 +165,14 @@ impl Net {
     }
 
     fn put(&mut self, from: usize, transmit: Transmit) {
-        let Transmit { to, multicast, packet, .. } = transmit;
+        let Transmit { to, multicast, class, packet } = transmit;
         let path = if multicast { Path::Multicast } else { Path::Unicast };
         let kind = Header::check(&packet).unwrap().kind;
         self.packets += 1;
         assert!(packet.len() <= self.cfgs[from].packet_len_max);
         for to in to.iter().map(NodeId::index) {
             assert_ne!(from, to);
-            let hop = Hop { from, to, path, kind, packet: &packet };
+            let hop = Hop { from, to, path, class, kind, packet: &packet };
             if !(self.filter)(&hop) || self.rng.next() % 1000 < self.loss {
                 continue;
             }
