@@ -31,10 +31,11 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(239, 77, 8, 1);
 /// If the module cannot be built.
 pub fn load_modules() -> anyhow::Result<String> {
     let module = bins::shared_library("mod_backhand", "mod_backhand")?;
-    let modules = ["proxy", "proxy_http", "env", "alias", "mime", "dir", "authz_host", "headers"];
-    let mut lines: String =
-        modules.iter().map(|m| format!("LoadModule {m}_module {MODULES}/mod_{m}.so\n")).collect();
-    lines.push_str(&format!("LoadModule backhand_module {}\n", module.display()));
+    // Before mod_proxy: the harder order.
+    let mut lines = format!("LoadModule backhand_module {}\n", module.display());
+    for name in ["proxy", "proxy_http", "env", "alias", "mime", "dir", "authz_host", "headers"] {
+        lines.push_str(&format!("LoadModule {name}_module {MODULES}/mod_{name}.so\n"));
+    }
     Ok(lines)
 }
 

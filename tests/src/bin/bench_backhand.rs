@@ -60,6 +60,7 @@ fn main() -> Result<()> {
     }
     if wanted('c') {
         burst();
+        decision_cost();
         queues(options.arrivals);
     }
     if wanted('d') {
@@ -275,6 +276,23 @@ fn burst() {
         }
         let most = chosen.values().max().copied().unwrap_or(0);
         println!("    {lines:<58} {:>9.3} {:>12}", f64::from(most) / 1000.0, chosen.len());
+    }
+}
+
+/// What one decision costs, without the reading of the table.
+fn decision_cost() {
+    for servers in [10u32, 100, 1000] {
+        let Ok(chain) = chain(PAPER) else { continue };
+        let snapshot = Snapshot { now: Micros(2), slots: (0..servers).map(|n| server(1000 + n)).collect() };
+        let (mut random, runs) = (Random::new(1), 2_000_000 / servers);
+        let begun = Instant::now();
+        for _ in 0..runs {
+            let decision =
+                chain.decide(&snapshot, &RequestView::default(), &mut random, &mut NoExternal, false);
+            std::hint::black_box(decision);
+        }
+        let nanos = begun.elapsed().as_nanos() / u128::from(runs);
+        println!("    one decision of the paper's chain, {servers} servers: {nanos} ns");
     }
 }
 
