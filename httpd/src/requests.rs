@@ -74,6 +74,24 @@ pub fn dir_config<M: RequestModule>(request: Request<'_>) -> Option<&M::DirConfi
     }
 }
 
+/// The settings of a module for another path of the server, `/` at its beginning. `None` if a request for it would be
+/// refused.
+pub fn config_of_path<'a, M: RequestModule>(request: Request<'a>, path: &[u8]) -> Option<&'a M::DirConfig> {
+    if !path.starts_with(b"/") {
+        return None;
+    }
+    let path = request.pool().text(path);
+    // SAFETY: a live request of this thread; the sub-request is only looked up, not run, and lives in the pool of the
+    // request, as do the merged settings.
+    unsafe {
+        let sub = ffi::ap_sub_req_lookup_uri(path.as_ptr(), request.raw(), std::ptr::null_mut());
+        if sub.is_null() || (*sub).status != ffi::HTTP_OK as c_int {
+            return None;
+        }
+        dir_config::<M>(Request::from_raw(sub))
+    }
+}
+
 /// The settings of a module outside of all sections of a server.
 pub fn server_dir_config<M: RequestModule>(server: Server<'_>) -> Option<&M::DirConfig> {
     // SAFETY: as above, for a live server.

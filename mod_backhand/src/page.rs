@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::matrix::SLOTS_MAX;
 use backhand::{Micros, Server, Table, sample};
-use httpd::requests::server_dir_config;
+use httpd::requests::{config_of_path, server_dir_config};
 use httpd::{Outcome, Request};
 
 use crate::module::{Backhand, child};
@@ -192,10 +192,16 @@ fn html_page(request: Request<'_>, table: &Table<SLOTS_MAX>, refresh: Option<u32
         interval_ms(table),
         table.manager.load(Relaxed)
     );
-    let chain = server_dir_config::<Backhand>(request.server()).and_then(|dir| dir.chain.as_ref());
+    let query = std::str::from_utf8(request.query()).unwrap_or_default();
+    let path = query.split('&').find_map(|field| field.strip_prefix("uri="));
+    let (place, settings) = match path {
+        Some(path) => (escape(path), config_of_path::<Backhand>(request, path.as_bytes())),
+        None => ("outside of sections".to_owned(), server_dir_config::<Backhand>(request.server())),
+    };
+    let chain = settings.and_then(|dir| dir.chain.as_ref());
     let calls = chain.map(|chain| chain.calls().iter().map(|call| escape(&call.text)).collect::<Vec<_>>());
     let calls = calls.map_or_else(|| "none".to_owned(), |calls| calls.join(", "));
-    let _ = write!(page, "<p>Chain outside of sections: {calls}");
+    let _ = write!(page, "<p>Chain {place}: {calls}");
     if child().is_some_and(|child| child.workers.is_none()) {
         page.push_str(". mod_proxy is not loaded: requests can be redirected only");
     }

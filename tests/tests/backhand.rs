@@ -823,7 +823,8 @@ fn a_candidacy_object_that_errs_does_not_take_the_server_down() {
 
 #[test]
 fn the_page_shows_the_matrix() {
-    let config = "Backhand byAge\n<Location /backhand/closed>\nRequire ip 192.0.2.1\n</Location>\n";
+    let config = "Backhand byAge\n<Location /backhand/closed>\nRequire ip 192.0.2.1\n</Location>\n\
+                  <Files ~ \\.txt$>\nBackhand byAge 7\nBackhand byCPU\n</Files>\n";
     let webs = Webs::start(2, Mpm::Event, |_, _| config.to_owned()).unwrap();
     webs.wait_all_up().unwrap();
     let web = webs.web(1).address();
@@ -834,6 +835,12 @@ fn the_page_shows_the_matrix() {
         ["www-1.test", "www-2.test", "content=\"3\"", "Chain outside of sections: byAge", "<th>load</th>"]
     {
         assert!(page.body.contains(part), "{part}: {}", page.body);
+    }
+    for (path, chain) in
+        [("/x.txt", "Chain /x.txt: byAge 7, byCPU"), ("/who", "Chain /who: byAge"), ("x", "Chain x: none")]
+    {
+        let page = get(web, &format!("/backhand/?uri={path}")).unwrap();
+        assert!(page.body.contains(&format!("{chain}<")), "{path}: {}", page.body);
     }
     let head = "GET /backhand/ HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\nConnection: close\r\n\r\n";
     let json = request(None, web, head, b"").unwrap();
