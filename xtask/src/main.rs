@@ -179,14 +179,19 @@ fn bench(args: &[String]) -> Result<()> {
 /// What the way of a log line takes.
 const PRODUCT: &[&str] = &["spreadd", "mod_log_spread", "log_writer", "monitors", "tests"];
 
-/// Builds the programs of these packages; of all, if there are none.
+/// Builds the programs and libraries of these packages. Without any: all targets of the workspace, tests too, so
+/// that features are unified as in the test run and nothing is built twice.
 fn build(profile: Profile, packages: &[&str]) -> Result<()> {
     println!("xtask: building (the first time takes a few minutes)");
-    let mut command = cargo(&["build", "--bins", "--lib"]);
+    let mut command = cargo(&["build"]);
+    command.args(profile.args());
     if packages.is_empty() {
-        command.arg("--workspace");
+        command.args(["--workspace", "--all-targets"]);
+    } else {
+        command.args(["--bins", "--lib"]);
+        command.args(packages.iter().flat_map(|package| ["--package", package]));
     }
-    run(command.args(profile.args()).args(packages.iter().flat_map(|package| ["--package", package])))
+    run(&mut command)
 }
 
 /// Runs a program of the `tests` crate.
