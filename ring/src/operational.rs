@@ -205,7 +205,9 @@ impl Ring {
         let me = self.me.node;
         let conf = &mut self.conf;
         let aru = conf.store.aru();
-        if aru < t.aru || t.aru_id == Some(me) || t.aru_id.is_none() {
+        // Whom nobody knows can never raise the token's aru again: that is left to me.
+        let unknown = t.aru_id.is_none_or(|id| conf.member(id).is_none());
+        if aru < t.aru || t.aru_id == Some(me) || unknown {
             // My aru may be beyond the token's numbers only if the token is not of this ring's history.
             t.aru = aru.min(t.seq);
             t.aru_id = (t.aru != t.seq).then_some(me);

@@ -285,3 +285,15 @@ fn packets_of_other_rings_and_strangers_change_nothing() {
     assert_eq!(lab.ring.stats().drops.session, 1);
     assert!(lab.ring.phase == Phase::Operational && lab.events.is_empty());
 }
+
+/// A wrong name in the token kept its aru down, and SAFE messages back, for ever.
+#[test]
+fn an_aru_that_nobody_can_raise_is_raised() {
+    let mut lab = Lab::new(3, 1);
+    let base = lab.ring.conf.high;
+    lab.data(0, 0, base + 1, Service::Agreed, b"x");
+    let mut t = lab.token();
+    (t.seq, t.aru, t.aru_id) = (base + 1, base, Some(NodeId(77)));
+    let t = lab.visit(0, &t);
+    assert_eq!((t.aru, t.aru_id), (base + 1, None));
+}
