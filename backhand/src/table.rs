@@ -183,6 +183,11 @@ impl<const N: usize> Table<N> {
         decode(&self.slots.get(usize::from(slot))?.read()?)
     }
 
+    /// Slots from 0 that were ever used.
+    pub fn used(&self) -> u16 {
+        u16::try_from(self.used.load(Acquire)).unwrap_or(u16::MAX)
+    }
+
     /// All that a request needs to know.
     pub fn snapshot(&self, now: Micros) -> Snapshot {
         let used = usize::try_from(self.used.load(Acquire)).unwrap_or(N).min(N);

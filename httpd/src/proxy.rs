@@ -45,7 +45,7 @@ const WORKERS_MAX: usize = 4096;
 pub struct Workers {
     pool: NonNull<ffi::apr_pool_t>,
     main: NonNull<ffi::server_rec>,
-    overlay: NonNull<ffi::ap_conf_vector_t>,
+    overlay: NonNull<std::ffi::c_void>,
     settings: Connections,
     known: Mutex<BTreeMap<SocketAddr, Worker>>,
 }
@@ -133,7 +133,7 @@ impl Request<'_> {
         self,
         worker: NonNull<std::ffi::c_void>,
         url: &std::ffi::CStr,
-        overlay: NonNull<ffi::ap_conf_vector_t>,
+        overlay: NonNull<std::ffi::c_void>,
         silent: bool,
     ) -> i32 {
         // SAFETY: the request is live and this thread's; worker and overlay live as long as the child.

@@ -7,6 +7,7 @@
 #include "unixd.h"
 #include "util_filter.h"
 
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -54,9 +55,8 @@ void httpd_shim_proxy_hook(void)
     mod_proxy.hook_pre_request(own_worker, NULL, NULL, APR_HOOK_FIRST);
 }
 
-ap_conf_vector_t *httpd_shim_proxy_overlay(apr_pool_t *p)
+void *httpd_shim_proxy_overlay(apr_pool_t *p)
 {
-    ap_conf_vector_t *overlay = ap_create_per_dir_config(p);
     proxy_dir_conf *conf = mod_proxy.proxy->create_dir_config(p, NULL);
 
     conf->preserve_host = 1;
@@ -64,8 +64,26 @@ ap_conf_vector_t *httpd_shim_proxy_overlay(apr_pool_t *p)
     /* The other server restores the client's address from these. */
     conf->add_forwarded_headers = 1;
     conf->add_forwarded_headers_set = 1;
-    ap_set_module_config(overlay, mod_proxy.proxy, conf);
-    return overlay;
+    return conf;
+}
+
+/* The settings of a request with those of mod_proxy changed. Merging all modules would do it too, for much more. */
+static struct ap_conf_vector_t *with_overlay(request_rec *r, void *overlay)
+{
+    void **copy;
+    int modules = 0;
+    const module *m;
+
+    for (m = ap_top_module; m != NULL; m = m->next) {
+        if (m->module_index >= modules) {
+            modules = m->module_index + 1;
+        }
+    }
+    /* A vector has a place for each module. */
+    copy = apr_pmemdup(r->pool, r->per_dir_config, modules * sizeof(void *));
+    copy[mod_proxy.proxy->module_index] =
+        mod_proxy.proxy->merge_dir_config(r->pool, copy[mod_proxy.proxy->module_index], overlay);
+    return (struct ap_conf_vector_t *)copy;
 }
 
 void *httpd_shim_proxy_worker(apr_pool_t *p, server_rec *s, const char *url, apr_interval_time_t connect,
@@ -93,7 +111,7 @@ int httpd_shim_unanswered(request_rec *r)
     return r->bytes_sent == 0 && r->sent_bodyct == 0 && !r->eos_sent && !r->connection->aborted;
 }
 
-int httpd_shim_proxy_try(request_rec *r, void *worker, const char *filename, ap_conf_vector_t *overlay, int silent)
+int httpd_shim_proxy_try(request_rec *r, void *worker, const char *filename, void *overlay, int silent)
 {
     char *filename_before = r->filename;
     const char *handler_before = r->handler;
@@ -105,7 +123,7 @@ int httpd_shim_proxy_try(request_rec *r, void *worker, const char *filename, ap_
     r->filename = apr_pstrdup(r->pool, filename);
     r->handler = "proxy-server";
     r->proxyreq = PROXYREQ_REVERSE;
-    r->per_dir_config = ap_merge_per_dir_configs(r->pool, r->per_dir_config, overlay);
+    r->per_dir_config = with_overlay(r, overlay);
     apr_table_setn(r->notes, "proxy-nocanon", "1");
     apr_pool_userdata_setn(worker, WORKER_KEY, NULL, r->pool);
     if (silent) {
@@ -178,16 +196,33 @@ void httpd_shim_replay_body(request_rec *r)
 
 int httpd_shim_set_client(request_rec *r, const char *ip)
 {
-    apr_sockaddr_t *addr = NULL;
-    char *text = apr_pstrdup(r->pool, ip);
+    apr_sockaddr_t *addr = apr_pcalloc(r->pool, sizeof(*addr));
 
-    /* An address, never a name: no question to the name service. */
-    if (strspn(text, "0123456789abcdefABCDEF.:") != strlen(text) ||
-        apr_sockaddr_info_get(&addr, text, APR_UNSPEC, 0, 0, r->pool) != APR_SUCCESS) {
+    /* By hand: APR would ask the resolver of the system, which looks at the interfaces for each address. */
+    addr->pool = r->pool;
+    if (inet_pton(AF_INET, ip, &addr->sa.sin.sin_addr) == 1) {
+        addr->family = APR_INET;
+        addr->sa.sin.sin_family = AF_INET;
+        addr->salen = sizeof(addr->sa.sin);
+        addr->addr_str_len = 16;
+        addr->ipaddr_ptr = &addr->sa.sin.sin_addr;
+        addr->ipaddr_len = sizeof(addr->sa.sin.sin_addr);
+    }
+#if APR_HAVE_IPV6
+    else if (inet_pton(AF_INET6, ip, &addr->sa.sin6.sin6_addr) == 1) {
+        addr->family = APR_INET6;
+        addr->sa.sin6.sin6_family = AF_INET6;
+        addr->salen = sizeof(addr->sa.sin6);
+        addr->addr_str_len = 46;
+        addr->ipaddr_ptr = &addr->sa.sin6.sin6_addr;
+        addr->ipaddr_len = sizeof(addr->sa.sin6.sin6_addr);
+    }
+#endif
+    else {
         return 0;
     }
     r->useragent_addr = addr;
-    r->useragent_ip = text;
+    r->useragent_ip = apr_pstrdup(r->pool, ip);
     return 1;
 }
 

@@ -11,14 +11,14 @@ int httpd_shim_proxy_find(void);
 void httpd_shim_proxy_hook(void);
 
 /* Settings of mod_proxy over those of a request: the client's Host is kept. */
-ap_conf_vector_t *httpd_shim_proxy_overlay(apr_pool_t *p);
+void *httpd_shim_proxy_overlay(apr_pool_t *p);
 
 /* A worker with a pool of connections of its own; null when mod_proxy refuses. Times in microseconds. */
 void *httpd_shim_proxy_worker(apr_pool_t *p, server_rec *s, const char *url, apr_interval_time_t connect,
                               apr_interval_time_t idle, int reuse);
 
 /* Sends a request through a worker. After a failure the request is as before, for another attempt. */
-int httpd_shim_proxy_try(request_rec *r, void *worker, const char *filename, ap_conf_vector_t *overlay, int silent);
+int httpd_shim_proxy_try(request_rec *r, void *worker, const char *filename, void *overlay, int silent);
 
 /* Whether nothing of the response has been sent. */
 int httpd_shim_unanswered(request_rec *r);

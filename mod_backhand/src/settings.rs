@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
@@ -84,11 +85,12 @@ pub(crate) enum Fallback {
 /// Settings of a directory or location.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dir {
-    pub(crate) chain: Option<Chain>,
+    /// Shared: sections are merged for every request.
+    pub(crate) chain: Option<Arc<Chain>>,
     self_redirect: Option<bool>,
     max_attempts: Option<u32>,
     fallback: Option<Fallback>,
-    redirect_methods: Option<Vec<String>>,
+    redirect_methods: Option<Arc<[String]>>,
     dry_run: Option<bool>,
     explain: Option<bool>,
 }
@@ -141,7 +143,7 @@ impl Dir {
             Function::Off => {}
             _ => CHOOSES.store(true, Relaxed),
         }
-        self.chain.get_or_insert_default().push(text, function)
+        Arc::make_mut(self.chain.get_or_insert_default()).push(text, function)
     }
 }
 

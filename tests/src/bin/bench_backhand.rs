@@ -357,8 +357,9 @@ fn simulate(chain: &Chain, arrivals: u64) -> (f64, f64, f64) {
     let mut free_at = [0.0f64; SERVERS];
     let mut queue = [0u32; SERVERS];
     let mut ends = BinaryHeap::new();
+    let mut phase = Random::new(14);
     let mut next_announcement: Vec<f64> =
-        (0..SERVERS).map(|n| INTERVAL * (n as f64 + 0.5) / SERVERS as f64).collect();
+        (0..SERVERS).map(|_| INTERVAL * phase.below(1000) as f64 / 1000.0).collect();
     let (mut now, mut times) = (0.0, Vec::new());
     let (mut window, mut window_end, mut shares) = ([0u32; SERVERS], INTERVAL, Vec::new());
     for number in 0..arrivals {
