@@ -11,7 +11,7 @@ fn permanent(seed: u64) -> Result<(), String> {
     let mut net = Net::new(n);
     net.rng = Rng::new([7; 32], seed);
     let all: Vec<u16> = (0..n as u16).collect();
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         net.settle(&all, ms(3000));
         net.run(ms(rng.next() % 15_000));
     }
