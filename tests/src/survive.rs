@@ -231,7 +231,12 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     let mut counters = Vec::new();
     let settling = Instant::now();
     for (host, apache) in apaches.iter().enumerate() {
-        counters.push(weblog::settled(place(&cluster, host)?, apache.address(), Duration::from_secs(120))?);
+        counters.push(weblog::settled(
+            place(&cluster, host)?,
+            apache.address(),
+            0,
+            Duration::from_secs(120),
+        )?);
     }
     let settling = settling.elapsed();
     let mut notes = Vec::new();

@@ -104,17 +104,20 @@ pub fn counters(place: Place<'_>, server: SocketAddr) -> anyhow::Result<BTreeMap
     Ok(rows.collect())
 }
 
-/// Waits until no line of the server is under way, and gives the counters then.
+/// Waits until the server has logged `lines` lines and none is under way, and gives the counters then. An answer
+/// reaches its client before its line is logged, so nothing under way alone does not mean that all is done.
 ///
 /// # Errors
 /// After `limit`.
 pub fn settled(
     place: Place<'_>,
     server: SocketAddr,
+    lines: u64,
     limit: Duration,
 ) -> anyhow::Result<BTreeMap<String, u64>> {
+    let logged = |counters: &BTreeMap<String, u64>| counters.get("Lines").is_some_and(|n| *n >= lines);
     wait::until("all lines to be confirmed", limit, || match counters(place, server) {
-        Ok(counters) if counters.get("UnderWay") == Some(&0) => Ok(counters),
+        Ok(counters) if counters.get("UnderWay") == Some(&0) && logged(&counters) => Ok(counters),
         Ok(counters) => Err(format!("{counters:?}")),
         Err(error) => Err(format!("{error:#}")),
     })

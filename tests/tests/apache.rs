@@ -60,7 +60,7 @@ fn every_request_once(mpm: Mpm, more: &str) {
     );
     let apache = apache(&cluster, mpm, "$site4", &beside);
     let outcome = run(apache.address(), 400);
-    let counters = settled(Place::Here, apache.address(), LIMIT).unwrap();
+    let counters = settled(Place::Here, apache.address(), outcome.answered.len() as u64, LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
     let (log, _) = writer.stop().unwrap();
     complete(&outcome, &log);
@@ -102,7 +102,7 @@ fn buffered_logs_beside_it_are_complete_and_no_child_crashes() {
     let more = format!("BufferedLogs On\nCustomLog {} common", plain.display());
     let apache = apache(&cluster, Mpm::Event, "$site4", &more);
     let outcome = run(apache.address(), 50);
-    settled(Place::Here, apache.address(), LIMIT).unwrap();
+    settled(Place::Here, apache.address(), outcome.answered.len() as u64, LIMIT).unwrap();
     let errors = apache.root().join("logs/error.log");
     apache.stop(LIMIT).unwrap();
     let (log, _) = writer.stop().unwrap();
@@ -177,7 +177,7 @@ fn requests_do_not_wait_for_a_daemon_that_stands_still() {
     let counters = weblog::counters(Place::Here, apache.address()).unwrap();
     assert!(counters["UnderWay"] >= 500, "the daemon cannot have taken part: {counters:?}");
     cluster.daemon(0).unwrap().signal(Signal::SIGCONT).unwrap();
-    settled(Place::Here, apache.address(), LIMIT).unwrap();
+    settled(Place::Here, apache.address(), outcome.answered.len() as u64, LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
     complete(&outcome, &writer.stop().unwrap().0);
 }
@@ -191,7 +191,7 @@ fn lines_wait_for_a_daemon_that_comes_later() {
     assert!(apache.error_log().contains("no Spread daemon answers"), "{}", apache.error_log());
     cluster.start_all().unwrap();
     let writer = writer(&cluster, &[]);
-    settled(Place::Here, apache.address(), LIMIT).unwrap();
+    settled(Place::Here, apache.address(), outcome.answered.len() as u64, LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
     complete(&outcome, &writer.stop().unwrap().0);
 }
@@ -216,7 +216,7 @@ fn a_daemon_that_is_killed_under_load_costs_no_line() {
         cluster.start(0).unwrap();
     }
     let outcome = load.join().unwrap();
-    let counters = settled(Place::Here, server, LIMIT).unwrap();
+    let counters = settled(Place::Here, server, outcome.answered.len() as u64, LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
     let (log, said) = writer.stop().unwrap();
     complete(&outcome, &log);
@@ -254,7 +254,7 @@ fn graceful_restarts(mpm: Mpm) {
         assert!(restarts > 0);
         load.join().unwrap()
     });
-    let counters = settled(Place::Here, server, LIMIT).unwrap();
+    let counters = settled(Place::Here, server, outcome.answered.len() as u64, LIMIT).unwrap();
     let errors = apache.root().join("logs/error.log");
     apache.stop(LIMIT).unwrap();
     let (log, _) = writer.stop().unwrap();
@@ -286,7 +286,7 @@ fn a_full_queue_drops_with_a_count_and_the_writer_knows_the_hole() {
     assert_eq!(outcome.answered.len(), 400);
     cluster.start_all().unwrap();
     let writer = writer(&cluster, &[]);
-    let counters = settled(Place::Here, apache.address(), LIMIT).unwrap();
+    let counters = settled(Place::Here, apache.address(), outcome.answered.len() as u64, LIMIT).unwrap();
     let errors = apache.root().join("logs/error.log");
     apache.stop(LIMIT).unwrap();
     let (log, said) = writer.stop().unwrap();
@@ -379,7 +379,7 @@ fn a_line_that_is_too_long_is_cut_and_counted() {
     let apache = apache(&cluster, Mpm::Event, "$site4", "SpreadLogMaxLine 512");
     let (status, _) = get(apache.address(), &format!("/index.html?id=1&{}", "y".repeat(2_000))).unwrap();
     assert_eq!(status, 200);
-    let counters = settled(Place::Here, apache.address(), LIMIT).unwrap();
+    let counters = settled(Place::Here, apache.address(), 1, LIMIT).unwrap();
     assert_eq!(counters["Cut"], 1);
     apache.stop(LIMIT).unwrap();
     let (log, _) = writer.stop().unwrap();
@@ -479,7 +479,7 @@ fn a_killed_log_writer_loses_and_doubles_nothing() {
             outcome.add(clients.join().unwrap());
         });
     }
-    settled(Place::Here, server, LIMIT).unwrap();
+    settled(Place::Here, server, outcome.answered.len() as u64, LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
     let (log, said) = running.unwrap().stop().unwrap();
     complete(&outcome, &log);
@@ -517,7 +517,7 @@ fn renamed_files_and_hangups_lose_and_split_no_line() {
         }
         clients.join().unwrap()
     });
-    settled(Place::Here, server, LIMIT).unwrap();
+    settled(Place::Here, server, outcome.answered.len() as u64, LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
     // The last old file may have got lines after it was read.
     let (log, _) = writer.stop().unwrap();
@@ -550,7 +550,7 @@ fn a_full_disk_is_told_and_lines_wait() {
     std::fs::remove_file(&full).unwrap();
     std::os::unix::fs::symlink(&real, &full).unwrap();
     writer.signal(Signal::SIGHUP).unwrap();
-    settled(Place::Here, apache.address(), LIMIT).unwrap();
+    settled(Place::Here, apache.address(), outcome.answered.len() as u64, LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
     assert!(writer.stop(LIMIT).unwrap().success());
     assert_eq!(read(&real).matches("?id=").count(), 20, "{}", read(&real));
