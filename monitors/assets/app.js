@@ -104,6 +104,7 @@ function draw() {
   drawTiles(shot);
   drawChart(shot);
   drawServers(shot);
+  drawMachines(shot);
   drawBars("statuses", Object.entries(shot.statuses).map(([code, w]) => ({
     name: code, value: w.requests, css: `c${code[0]}`, narrow: `status=${code}` })).filter((b) => b.value > 0));
   drawBars("methods", Object.entries(shot.methods).map(([name, w]) => ({
@@ -247,6 +248,21 @@ function drawServers(shot) {
   if (!rows.length) table.append(el("tbody", {}, el("tr", {}, el("td", { class: "empty" }, "No line has arrived yet."))));
   // Who works with the keyboard keeps his place when the table is drawn anew.
   if (focused) table.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
+}
+
+// The resource matrix: what mod_backhand of each machine announces.
+function drawMachines(shot) {
+  $("machines-card").hidden = !shot.machines.length;
+  const titles = ["Machine", "Serves at", "Load", "CPU idle", "CPUs", "Memory free", "Workers idle", "Speed", "Age"];
+  $("machines").replaceChildren(
+    el("thead", {}, el("tr", {}, ...titles.map((t) => el("th", { scope: "col" }, t)))),
+    el("tbody", {}, ...shot.machines.map((m) => {
+      const age = shot.now_ms - m.at_ms;
+      const cells = [m.name + (m.draining ? " (draining)" : ""), m.contact, number(m.load, 2), `${number(m.cpu_idle, 1)} %`, number(m.cpus),
+        `${bytes(m.memory_available)} of ${bytes(m.memory)}`, `${number(m.workers_idle)} of ${number(m.workers)}`, number(m.speed),
+        `${number(Math.max(0, age) / 1000, 1)} s`];
+      return el("tr", { class: age > 5 * m.interval_ms ? "silent" : "" }, ...cells.map((c) => el("td", {}, c)));
+    })));
 }
 
 function drawBars(id, bars, none = "Nothing yet.") {

@@ -18,6 +18,9 @@ pub struct SourceArgs {
     /// Group that lines are published to; can be given several times
     #[arg(short, long = "group", value_name = "GROUP", required = true)]
     pub groups: Vec<String>,
+    /// Group of mod_backhand's statistics (BackhandStatsGroup), to show the resources of the machines
+    #[arg(long, value_name = "GROUP")]
+    pub backhand_group: Option<String>,
     /// Format of the lines: common, combined, vhost_combined, or the string of the LogFormat directive
     #[arg(short, long, value_name = "FORMAT", default_value = "common")]
     pub format: String,
@@ -35,7 +38,8 @@ impl SourceArgs {
             let bare = name.strip_prefix('$').unwrap_or(name);
             bare.parse::<GroupName>().with_context(|| format!("--group {name}"))
         };
-        let groups = self.groups.iter().map(group).collect::<anyhow::Result<_>>()?;
+        let groups =
+            self.groups.iter().chain(&self.backhand_group).map(group).collect::<anyhow::Result<_>>()?;
         let bounds = Bounds { limits: Limits::default(), ..Bounds::default() };
         let state = Shared::new(State::new(format, bounds, now_ms()));
         watch::start(&Source { daemon: self.daemon.clone(), groups }, state.clone())?;

@@ -6,7 +6,7 @@ use access_log::stats::{Counters, Dimension, Series, Span, Window};
 use serde::Serialize;
 
 use crate::filter::Filter;
-use crate::state::{ActiveAlert, Intake, Notice, State};
+use crate::state::{ActiveAlert, Intake, Machine, Notice, State};
 
 /// Everything at one moment. Times are milliseconds since 1970, durations microseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub intake: Intake,
     /// Lines whose time is ahead of this machine's clock.
     pub clock_ahead: u64,
+    /// Machines that announce their resources.
+    pub machines: Vec<Machine>,
     /// The alerts that are on.
     pub alerts: Vec<ActiveAlert>,
     /// The newest notices, the newest first.
@@ -220,6 +222,7 @@ impl Snapshot {
             daemon: state.connected().map(str::to_owned),
             groups: state.groups().clone(),
             intake: state.intake().clone(),
+            machines: state.machines().cloned().collect(),
             alerts: state.alerts().to_vec(),
             notices: state.notices().rev().take(20).cloned().collect(),
         }

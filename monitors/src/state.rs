@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use access_log::stats::{Aggregate, Limits};
 use access_log::{Format, LineError, Lines};
+use backhand::Announcement;
 use spread::{Cause, Data, Membership, Message, Reconnected};
 
 use crate::filter::Filter;
@@ -95,6 +96,7 @@ pub struct State {
     now_ms: i64,
     connected: Option<String>,
     alerts: Vec<ActiveAlert>,
+    machines: BTreeMap<String, Machine>,
 }
 
 /// An alert that is on.
@@ -107,6 +109,40 @@ pub struct ActiveAlert {
     /// One sentence with the figures.
     pub text: String,
 }
+
+/// Resources of one machine, as its `mod_backhand` announces them.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Machine {
+    /// Host name.
+    pub name: String,
+    /// Where it serves HTTP.
+    pub contact: String,
+    /// Milliseconds since 1970 of the last announcement.
+    pub at_ms: i64,
+    /// Milliseconds between its announcements.
+    pub interval_ms: u32,
+    /// Load average of one minute.
+    pub load: f64,
+    /// Percent of CPU time that is idle.
+    pub cpu_idle: f64,
+    /// Usable CPUs.
+    pub cpus: u32,
+    /// Installed memory in bytes.
+    pub memory: u64,
+    /// Available memory in bytes.
+    pub memory_available: u64,
+    /// Idle workers of its server.
+    pub workers_idle: u32,
+    /// All workers of its server.
+    pub workers: u32,
+    /// Speed of the machine.
+    pub speed: u32,
+    /// It ends soon and wants no more requests.
+    pub draining: bool,
+}
+
+/// Machines that are remembered.
+const MACHINES_MAX: usize = 256;
 
 /// Names of senders that are remembered; more are looked up anew.
 const SENDERS_MAX: usize = 10_000;
@@ -130,6 +166,7 @@ impl State {
             now_ms,
             connected: None,
             alerts: Vec::new(),
+            machines: BTreeMap::new(),
         }
     }
 
@@ -146,9 +183,49 @@ impl State {
     }
 
     fn handle_data(&mut self, now_ms: i64, data: &Data) {
+        if data.payload().starts_with(b"BKHS") {
+            self.handle_announcement(now_ms, data.payload());
+            return;
+        }
         let sender = data.sender();
         let server = self.server_of(sender.as_bytes());
         self.handle_payload(now_ms, &server, data.payload());
+    }
+
+    /// Takes an announcement of `mod_backhand`. One that cannot be understood changes nothing.
+    pub fn handle_announcement(&mut self, now_ms: i64, payload: &[u8]) {
+        let Ok((announced, _)) = Announcement::decode(payload, &[]) else { return };
+        let stat = announced.stat;
+        let name = stat.hostname.as_str().to_owned();
+        let key = format!("{name} {}", stat.contact);
+        if announced.goodbye {
+            self.machines.remove(&key);
+            return;
+        }
+        if self.machines.len() >= MACHINES_MAX && !self.machines.contains_key(&key) {
+            return;
+        }
+        let machine = Machine {
+            name,
+            contact: stat.contact.to_string(),
+            at_ms: now_ms,
+            interval_ms: announced.interval_ms,
+            load: f64::from(stat.load) / 1000.0,
+            cpu_idle: f64::from(stat.cpu) / 10.0,
+            cpus: stat.ncpu,
+            memory: stat.tmem,
+            memory_available: stat.amem,
+            workers_idle: stat.aservers,
+            workers: stat.nservers,
+            speed: stat.arriba,
+            draining: announced.draining,
+        };
+        self.machines.insert(key, machine);
+    }
+
+    /// The machines that announce their resources, by name.
+    pub fn machines(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.values()
     }
 
     /// Takes the lines of one message that `server` published. A last line without a line feed counts as one.
@@ -355,6 +432,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use backhand::stat::{Micros, Name, ServerStat};
+
     use super::*;
 
     const LINE: &str = "192.0.2.4 - - [10/Oct/2000:13:55:36 -0700] \"GET /a HTTP/1.1\" 200 5\n";
@@ -405,6 +484,28 @@ mod tests {
             state.notice(0, "x".to_owned());
         }
         assert_eq!(state.notices().count(), Bounds::default().notices);
+    }
+
+    #[test]
+    fn machines_are_known_from_their_announcements_until_they_say_goodbye() {
+        let mut state = state(1000);
+        let stat = ServerStat {
+            hostname: Name::new("web1").unwrap(),
+            contact: "192.0.2.1:80".parse().unwrap(),
+            load: 1500,
+            cpu: 250,
+            ncpu: 2,
+            ..ServerStat::default()
+        };
+        let mut announced =
+            Announcement { stamp: Micros(1), goodbye: false, draining: false, stat, interval_ms: 1000 };
+        state.handle_announcement(NOW_MS, &announced.encode(None));
+        state.handle_announcement(NOW_MS, b"BKHS nonsense");
+        let machines: Vec<_> = state.machines().map(|m| (m.load, m.cpu_idle, m.cpus, m.at_ms)).collect();
+        assert_eq!(machines, [(1.5, 25.0, 2, NOW_MS)]);
+        announced.goodbye = true;
+        state.handle_announcement(NOW_MS, &announced.encode(None));
+        assert_eq!(state.machines().count(), 0);
     }
 
     #[test]
