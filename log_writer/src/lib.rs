@@ -9,6 +9,7 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`cli`] | the command line |
 //! | [`config`] | what to read and where to write; from flags or from a `spreadlogd.conf` |
 //! | [`conf_file`] | the language of `spreadlogd.conf` |
 //! | [`queue`] | the bounded queue between the two threads |
@@ -22,6 +23,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod conf_file;
 pub mod config;
 pub mod output;

@@ -16,6 +16,7 @@
 //! ```
 
 mod alone;
+pub mod cli;
 mod cluster;
 pub mod config;
 mod daemon;

@@ -1,15 +1,15 @@
 //! The program `spreadd`: command line, signals, exit codes. Everything else is in the library.
 
 use std::io::IsTerminal as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use clap::{Parser, ValueEnum};
+use clap::Parser as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use spread_wire::{DaemonName, limits::DEFAULT_PORT};
+use spreadd::cli::Args;
 use spreadd::config::{self, ConfigErrors, LoadError, SystemHost};
 use spreadd::ring_driver::KeyRing;
 use spreadd::{Daemon, Options, SOCKET_DIR};
@@ -31,89 +31,6 @@ const SOCKET_DIR_VAR: &str = "SPREAD_SOCKET_DIR";
 
 /// Environment variable for `--log-level`.
 const LOG_VAR: &str = "SPREADD_LOG";
-
-/// Group communication daemon, compatible with Spread clients.
-///
-/// Clients connect over TCP to PORT@HOST, or on the same host over the local socket /tmp/PORT, join groups and
-/// send messages to them; all members of a group see the same messages in the same order. Daemons that are
-/// configured together form one ring and serve the groups jointly.
-///
-/// Without a configuration file the daemon runs alone on port 4803. With one, give the same file to every host
-/// and tell each daemon its name with --name.
-#[derive(Parser)]
-#[command(name = "spreadd", version, max_term_width = 100, after_help = AFTER_HELP)]
-struct Args {
-    /// Name of this daemon: the entry of the configuration file that is this host.
-    ///
-    /// Without a file: the name the daemon runs under, "localhost" by default.
-    #[arg(short, long, value_name = "NAME", value_parser = daemon_name)]
-    name: Option<DaemonName>,
-
-    /// Configuration file (spread.conf). Without this option ./spread.conf, then /etc/spread.conf.
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// Read the configuration, say what this daemon would do, and exit.
-    #[arg(long)]
-    check: bool,
-
-    /// Port for clients, if there is no configuration file. 0 takes a free one.
-    #[arg(short, long, value_name = "PORT", conflicts_with = "config")]
-    port: Option<u16>,
-
-    /// Address for TCP clients, if there is no configuration file; may be repeated. Default: all of the host.
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
-    listen: Vec<IpAddr>,
-
-    /// Directory of the local socket, whose name is the port. Client libraries look in /tmp.
-    ///
-    /// The environment variable SPREAD_SOCKET_DIR does the same.
-    #[arg(long, value_name = "DIR", conflicts_with = "no_local_socket")]
-    socket_dir: Option<PathBuf>,
-
-    /// Do not open a local socket.
-    #[arg(long)]
-    no_local_socket: bool,
-
-    /// Keys of the ring: packets between daemons are then encrypted. The same file on every host.
-    #[arg(long, value_name = "FILE")]
-    key_file: Option<PathBuf>,
-
-    /// Threads that serve clients. Default: one per processor, at most 4.
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: Option<u16>,
-
-    /// What is logged to standard error: error, warn, info, debug or trace.
-    ///
-    /// Parts can be set apart, as in "info,spreadd::session=debug". The environment variable SPREADD_LOG does
-    /// the same.
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-
-    /// For start scripts of Spread 5: accepted and without effect, the log is always written.
-    #[arg(short = 'l', value_name = "y|n")]
-    log: Option<YesNo>,
-}
-
-const AFTER_HELP: &str = "\
-Examples:
-  spreadd                              run alone on port 4803
-  spreadd -n web1 -c /etc/spread.conf  run as the daemon web1 of the configuration
-  spreadd --check -n web1 -c new.conf  check a configuration
-
-Signals: TERM and INT end the daemon in order: it leaves the ring and removes its local socket. USR1 writes
-all counters to the log. HUP does nothing: restart the daemon for a new configuration.
-Exit status: 0 ended in order, 1 failed, 2 wrong use or configuration.";
-
-#[derive(Clone, Copy, ValueEnum)]
-enum YesNo {
-    Y,
-    N,
-}
-
-fn daemon_name(text: &str) -> Result<DaemonName, String> {
-    DaemonName::new(text.as_bytes()).map_err(|error| error.to_string())
-}
 
 /// Why the program ends with an error.
 enum Failure {
