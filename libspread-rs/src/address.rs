@@ -16,6 +16,9 @@ pub const DEFAULT_SOCKET_DIR: &str = "/tmp";
 /// Longest connect string in bytes that is accepted (spec: client-protocol 1.3).
 const CONNECT_STRING_MAX: usize = 70;
 
+/// Longest name of a host in bytes.
+const HOST_MAX: usize = 253;
+
 /// Where to find a daemon.
 ///
 /// Parsed from the connect string that all Spread programs take (spec: client-protocol 1.3):
@@ -26,6 +29,7 @@ const CONNECT_STRING_MAX: usize = 70;
 /// | `4803` | the Unix socket `/tmp/4803` |
 /// | `4803@host` | TCP; `host` is a name, an IPv4 address or an IPv6 address without brackets |
 /// | `/run/spread/4803` | the Unix socket with this path (an extension: the original refuses it) |
+/// | `tls://host:4843` | TCP with TLS (an extension; needs the feature `tls`); an IPv6 address stands in brackets |
 ///
 /// The number is read as the original reads it: leading blanks, a sign and leading zeros are accepted, it is taken
 /// modulo 65,536, and text after a blank behind the host is ignored.
@@ -41,12 +45,20 @@ const CONNECT_STRING_MAX: usize = 70;
 /// # Ok::<(), spread::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Address {
     /// A Unix domain socket.
     Unix(PathBuf),
     /// TCP. The host is resolved at each connection attempt; every address it has is tried in order.
     Tcp {
         /// Host name or address literal.
+        host: String,
+        /// Port number.
+        port: u16,
+    },
+    /// TCP with TLS around it. To connect, the library must be built with the feature `tls`.
+    Tls {
+        /// Host name or address literal; the certificate of the daemon must have it.
         host: String,
         /// Port number.
         port: u16,
@@ -78,6 +90,8 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "{}", path.display()),
             Self::Tcp { host, port } => write!(f, "{port}@{host}"),
+            Self::Tls { host, port } if host.contains(':') => write!(f, "tls://[{host}]:{port}"),
+            Self::Tls { host, port } => write!(f, "tls://{host}:{port}"),
         }
     }
 }
@@ -98,6 +112,9 @@ impl FromStr for Address {
             }
             return Ok(Self::Unix(PathBuf::from(text)));
         }
+        if let Some(place) = text.strip_prefix("tls://") {
+            return tls_place(place).ok_or_else(|| AddressError::Form { text: text.to_owned() });
+        }
         if text.len() > CONNECT_STRING_MAX {
             return Err(AddressError::Length { found: text.len() });
         }
@@ -117,6 +134,18 @@ impl FromStr for Address {
         }
         Ok(Self::Tcp { host: host.to_owned(), port })
     }
+}
+
+/// Reads `host:port` or `[address]:port`.
+fn tls_place(place: &str) -> Option<Address> {
+    let (host, port) = place.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(host) => host.strip_suffix(']').filter(|host| host.contains(':'))?,
+        None => Some(host).filter(|host| !host.contains([':', '/', '@', ']']))?,
+    };
+    let good =
+        (1..=HOST_MAX).contains(&host.len()) && !host.contains(|c: char| c.is_whitespace() || c == '\0');
+    good.then_some(Address::Tls { host: host.to_owned(), port: port.parse().ok()? })
 }
 
 fn is_blank(c: char) -> bool {
@@ -211,9 +240,33 @@ mod tests {
 
     #[test]
     fn display_reads_back() {
-        for text in ["4803@localhost", "/tmp/4803", "4803@::1"] {
+        for text in ["4803@localhost", "/tmp/4803", "4803@::1", "tls://log1:4843", "tls://[::1]:4843"] {
             let addr: Address = text.parse().unwrap();
             assert_eq!(addr.to_string().parse::<Address>(), Ok(addr));
+        }
+    }
+
+    #[test]
+    fn tls_addresses_have_a_host_and_a_port() {
+        let tls = |host: &str| Address::Tls { host: host.into(), port: 4843 };
+        assert_eq!("tls://log.example.net:4843".parse(), Ok(tls("log.example.net")));
+        assert_eq!("tls://10.0.0.1:4843".parse(), Ok(tls("10.0.0.1")));
+        assert_eq!("tls://[::1]:4843".parse(), Ok(tls("::1")));
+        let long = format!("tls://{}:1", "x".repeat(254));
+        for text in [
+            "tls://",
+            "tls://host",
+            "tls://:1",
+            "tls://host:",
+            "tls://host:70000",
+            "tls://::1:1",
+            "tls://[host]:1",
+            "tls://a b:1",
+            "tls://u@host:1",
+            "tls://host/:1",
+            &long,
+        ] {
+            assert!(matches!(text.parse::<Address>(), Err(AddressError::Form { .. })), "{text:?}");
         }
     }
 

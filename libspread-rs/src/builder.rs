@@ -89,6 +89,22 @@ pub(crate) struct Config {
     pub(crate) batch_bytes: usize,
     pub(crate) queue_bytes: usize,
     pub(crate) reconnect: Option<Reconnect>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::TlsOptions>,
+}
+
+#[cfg(feature = "tls")]
+impl Config {
+    /// The TLS side of a new connection.
+    pub(crate) fn tls_session(
+        &self,
+        host: &str,
+        address: &Address,
+    ) -> Result<crate::tls::Session, ConnectError> {
+        let options = self.tls.clone().unwrap_or_default();
+        crate::tls::Session::new(&options, host)
+            .map_err(|error| ConnectError::Tls { address: address.to_string(), source: error.into() })
+    }
 }
 
 /// Collects what a connection needs, then makes it.
@@ -139,6 +155,8 @@ impl Builder {
                 batch_bytes: 64 * 1024,
                 queue_bytes: 512 * 1024,
                 reconnect: None,
+                #[cfg(feature = "tls")]
+                tls: None,
             },
         }
     }
@@ -209,6 +227,14 @@ impl Builder {
     /// Makes the connection again when it is lost. The default is to report the loss as an error and stop.
     pub fn reconnect(mut self, policy: Reconnect) -> Self {
         self.config.reconnect = Some(policy);
+        self
+    }
+
+    /// Says whom to trust on `tls://` addresses. The default is
+    /// [`TlsOptions::default`](crate::TlsOptions::default), which looks at the environment.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, options: crate::TlsOptions) -> Self {
+        self.config.tls = Some(options);
         self
     }
 

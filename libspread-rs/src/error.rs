@@ -10,8 +10,10 @@ pub type Code = i32;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
-    /// Neither a port, nor `port@host`, nor an absolute path.
-    #[error("{text:?} is no daemon address: expected a port, port@host, or an absolute path")]
+    /// Neither a port, nor `port@host`, nor an absolute path, nor `tls://host:port`.
+    #[error(
+        "{text:?} is no daemon address: expected a port, port@host, an absolute path, or tls://host:port"
+    )]
     Form {
         /// The string as given.
         text: String,
@@ -98,6 +100,21 @@ pub enum ConnectError {
         /// Patch version.
         patch: u8,
     },
+    /// The certificates or the settings of TLS are of no use, or the two sides do not trust each other.
+    #[error("no TLS connection to {address}")]
+    Tls {
+        /// The address as it was given.
+        address: String,
+        /// What is wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// This library was built without the feature `tls`.
+    #[error("{address} needs TLS, which this program was built without")]
+    TlsMissing {
+        /// The address as it was given.
+        address: String,
+    },
     /// What answers there does not speak the protocol.
     #[error("the answer is not of a Spread daemon: {what}")]
     Protocol {
@@ -107,11 +124,21 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// What a failed TLS handshake comes to.
+    #[cfg(feature = "tls")]
+    pub(crate) fn of_handshake(address: &crate::Address, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::Tls { address: address.to_string(), source: error.into() },
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+
     /// Gives the code of the C interface.
     pub fn code(&self) -> Code {
         match self {
             Self::Resolve { .. } => -1,
-            Self::Connect { .. } => -2,
+            Self::Connect { .. } | Self::Tls { .. } | Self::TlsMissing { .. } => -2,
             Self::TimedOut { .. } | Self::Closed | Self::Io(_) | Self::Protocol { .. } => -8,
             Self::Rejected { reason } => reason.code(),
             Self::AuthNotOffered { .. } | Self::AuthFailed => -9,
@@ -128,9 +155,14 @@ impl ConnectError {
             | Self::TimedOut { .. }
             | Self::Closed
             | Self::Io(_)
+            // Certificates are renewed.
+            | Self::Tls { .. }
             | Self::Protocol { .. } => true,
             Self::Rejected { reason } => matches!(reason, Reject::Quota | Reject::NotUnique),
-            Self::AuthNotOffered { .. } | Self::AuthFailed | Self::Version { .. } => false,
+            Self::AuthNotOffered { .. }
+            | Self::AuthFailed
+            | Self::Version { .. }
+            | Self::TlsMissing { .. } => false,
         }
     }
 }

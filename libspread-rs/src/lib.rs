@@ -25,6 +25,13 @@
 //! ```
 //!
 //! Both work with Spread 4 and 5 daemons as well as with ours.
+//!
+//! | feature | what it adds | costs |
+//! |---|---|---|
+//! | `tokio` (default) | [`Connection`], [`Sender`], [`Receiver`], [`MessageSink`]: the async face | tokio |
+//! | `capi` | `flush::Engine`: what the C interface (crates `spread-core`, `tspread-core`, `spread-full`) stands on | nothing |
+//! | `tls` | addresses of the form `tls://host:port` for both faces, `TlsOptions` | rustls, ring |
+#![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
 mod address;
@@ -36,7 +43,10 @@ mod handshake;
 mod message;
 mod outbox;
 mod service;
+mod session;
 mod target;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "tokio")]
 mod tokio_face;
 
@@ -48,5 +58,7 @@ pub use outbox::Unsent;
 pub use service::Service;
 pub use spread_wire::{DaemonName, GroupId, GroupName, NameError, PrivateGroup, PrivateName, ServiceType};
 pub use target::Targets;
+#[cfg(feature = "tls")]
+pub use tls::TlsOptions;
 #[cfg(feature = "tokio")]
-pub use tokio_face::{Connection, Receiver, Sender};
+pub use tokio_face::{Connection, MessageSink, Outgoing, Receiver, Sender};

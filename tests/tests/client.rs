@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_sink::Sink;
 use spread::blocking::Connection;
 use spread::{
-    Address, Builder, Cause, ConnectError, Data, GroupName, Membership, Message, Reconnect, Reject,
+    Address, Builder, Cause, ConnectError, Data, GroupName, Membership, Message, Outgoing, Reconnect, Reject,
     SendError, Service,
 };
 use spreadd::{Daemon, Options};
@@ -380,6 +382,42 @@ fn tasks_share_a_sender() {
             task.await.unwrap();
         }
         sender.disconnect().await.unwrap();
+    });
+}
+
+/// A sink waits when the daemon does, flushes, and ends the session in order when it is closed.
+#[test]
+fn a_sink_of_messages() {
+    const COUNT: i16 = 3000;
+    let host = Host::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (sender, mut receiver) = host.unix().queue_bytes(4000).connect().await.unwrap().split();
+        let own = sender.private_group().as_group();
+        let writer = tokio::spawn(async move {
+            let mut sink = Box::pin(sender.into_sink());
+            for i in 0..COUNT {
+                poll_fn(|cx| sink.as_mut().poll_ready(cx)).await.unwrap();
+                let message = Outgoing::new(Service::AGREED, own, i, vec![7; 1000]);
+                sink.as_mut().start_send(message).unwrap();
+            }
+            poll_fn(|cx| sink.as_mut().poll_flush(cx)).await.unwrap();
+            let error = sink.as_mut().start_send(Outgoing::new(Service::AGREED, own, 0, vec![7; 150_000]));
+            assert!(matches!(error, Err(SendError::TooLong { .. })));
+            sink
+        });
+        for i in 0..COUNT {
+            match tokio::time::timeout(LIMIT, receiver.receive()).await.unwrap().unwrap() {
+                Message::Data(data) => assert_eq!(data.message_type(), i),
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut sink = writer.await.unwrap();
+        poll_fn(|cx| sink.as_mut().poll_close(cx)).await.unwrap();
+        let error = poll_fn(|cx| sink.as_mut().poll_ready(cx)).await.unwrap_err();
+        assert!(matches!(error, SendError::Closed));
+        let end = tokio::time::timeout(LIMIT, receiver.receive()).await.unwrap();
+        assert!(end.is_err(), "{end:?}");
     });
 }
 

@@ -101,10 +101,17 @@ fn test(args: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Features of the client library that are checked alone; the workspace has the others together.
+const LIBRARY_FEATURES: [&str; 3] = ["", "tls", "tokio"];
+
 fn check() -> Result<()> {
     install::packages(install::APACHE)?;
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    for features in LIBRARY_FEATURES {
+        let mut command = cargo(&["clippy", "--package", "libspread", "--lib", "--no-default-features"]);
+        run(command.args(["--features", features, "--", "-D", "warnings"]))?;
+    }
     run(cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"])
         .env("RUSTDOCFLAGS", "-D warnings"))
 }

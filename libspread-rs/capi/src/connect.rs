@@ -263,6 +263,8 @@ fn places(address: &Address) -> Result<Vec<Place>, c_int> {
             let addrs = (host.as_str(), *port).to_socket_addrs().map_err(|_| codes::ILLEGAL_SPREAD)?;
             Ok(addrs.map(Place::Tcp).collect())
         }
+        // Programs wait for the mailbox with `select` and may read it themselves: there is no room for TLS.
+        _ => Err(codes::ILLEGAL_SPREAD),
     }
 }
 

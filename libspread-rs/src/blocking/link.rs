@@ -1,14 +1,13 @@
 //! The session behind a connection: shared by its two halves, replaced by a thread when it is lost.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use spread_wire::{GroupName, PrivateGroup, build};
+use spread_wire::GroupName;
 use tracing::{debug, info, warn};
 
 use crate::address::Address;
@@ -16,28 +15,10 @@ use crate::blocking::socket::{Deadline, Socket};
 use crate::builder::{Config, Reconnect};
 use crate::error::ConnectError;
 use crate::handshake::Handshake;
-use crate::message::Reconnected;
+use crate::session::{self, Delay, Gap, joined, lock};
 
-/// One established session.
-#[derive(Debug)]
-pub(crate) struct Link {
-    pub(crate) socket: Socket,
-    pub(crate) generation: u64,
-    pub(crate) private_group: PrivateGroup,
-    pub(crate) own: GroupName,
-    pub(crate) version: (u8, u8, u8),
-    pub(crate) address: Address,
-    /// How it came about; `None` for the first.
-    pub(crate) event: Option<Reconnected>,
-    /// Bytes that arrived right behind the handshake, until the receiver takes them.
-    early: Mutex<BytesMut>,
-}
-
-impl Link {
-    pub(crate) fn take_early(&self) -> BytesMut {
-        std::mem::take(&mut lock(&self.early))
-    }
-}
+pub(crate) type Link = session::Link<Socket>;
+type New = session::New<Socket>;
 
 /// Why there is no session.
 #[derive(Clone, Debug)]
@@ -77,15 +58,10 @@ impl Drop for Handle {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code that can panic runs under these locks with half-made changes.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
     /// Makes the first session.
     pub(crate) fn connect(config: Config) -> Result<(Arc<Handle>, Arc<Link>), ConnectError> {
-        let link = Arc::new(establish(&config)?.link(0, None));
+        let link = Arc::new(establish(&config)?.first());
         let shared = Self {
             config,
             phase: Mutex::new(Phase::Up(Arc::clone(&link))),
@@ -161,17 +137,8 @@ impl Shared {
         for attempts in 1.. {
             let error = match establish(&self.config).and_then(|new| self.rejoin(new)) {
                 Ok((new, rejoined)) => {
-                    let event = Reconnected {
-                        old_private_group: lost.private_group,
-                        private_group: new.private_group,
-                        address: new.address.clone(),
-                        rejoined,
-                        downtime: since.elapsed(),
-                        attempts,
-                        generation: lost.generation + 1,
-                    };
                     info!(daemon = %new.address, attempts, "Connected to the daemon again.");
-                    let link = Arc::new(new.link(lost.generation + 1, Some(event)));
+                    let link = Arc::new(new.after(lost, Gap { since, attempts, rejoined }));
                     let mut phase = lock(&self.phase);
                     if matches!(*phase, Phase::Connecting) {
                         *phase = Phase::Up(link);
@@ -208,60 +175,11 @@ impl Shared {
 
     /// Joins on the new session what was joined on the old one, before anything else is sent.
     fn rejoin(&self, new: New) -> Result<(New, Vec<GroupName>), ConnectError> {
-        let groups: Vec<_> = self.groups().iter().copied().collect();
-        let own = new.private_group.as_group();
-        let joins: Vec<u8> = groups.iter().flat_map(|group| build::join(&own, group)).collect();
+        let groups = joined(&self.groups);
+        let joins = new.joins(&groups);
         let limit = self.config.connect_timeout;
         write_all(&new.socket, &joins, limit, Deadline::after(limit))?;
         Ok((new, groups))
-    }
-}
-
-/// Pauses between attempts: a random part of a limit that doubles.
-#[derive(Debug)]
-pub(crate) struct Delay {
-    limit: Duration,
-    max: Duration,
-}
-
-impl Delay {
-    pub(crate) fn new(policy: &Reconnect) -> Self {
-        Self { limit: policy.first_delay.min(policy.max_delay), max: policy.max_delay }
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        // Half of the limit to all of it: many clients of one daemon do not come back in step.
-        let random = RandomState::new().build_hasher().finish() >> 32;
-        let part = (1u64 << 32) + random;
-        let nanos = u64::try_from(self.limit.as_nanos()).unwrap_or(u64::MAX);
-        let pause = u64::try_from((u128::from(nanos) * u128::from(part)) >> 33).unwrap_or(u64::MAX);
-        self.limit = self.limit.saturating_mul(2).min(self.max);
-        Duration::from_nanos(pause)
-    }
-}
-
-/// A session that has just been made.
-#[derive(Debug)]
-struct New {
-    socket: Socket,
-    private_group: PrivateGroup,
-    version: (u8, u8, u8),
-    address: Address,
-    early: BytesMut,
-}
-
-impl New {
-    fn link(self, generation: u64, event: Option<Reconnected>) -> Link {
-        Link {
-            socket: self.socket,
-            generation,
-            private_group: self.private_group,
-            own: self.private_group.as_group(),
-            version: self.version,
-            address: self.address,
-            event,
-            early: Mutex::new(self.early),
-        }
     }
 }
 
@@ -280,7 +198,7 @@ fn establish(config: &Config) -> Result<New, ConnectError> {
 fn establish_one(config: &Config, address: &Address) -> Result<New, ConnectError> {
     let limit = config.connect_timeout;
     let deadline = Deadline::after(limit);
-    let socket = Socket::connect(address, limit, deadline)?;
+    let socket = Socket::connect(config, address, deadline)?;
     let mut handshake = Handshake::new(config);
     let mut input = BytesMut::new();
     let mut space = [0; 256];
@@ -332,25 +250,8 @@ fn write_all(
             Err(error) => return Err(ConnectError::Io(error)),
         }
     }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_limit_and_are_random() {
-        let policy = Reconnect {
-            first_delay: Duration::from_millis(100),
-            max_delay: Duration::from_millis(350),
-            give_up_after: None,
-        };
-        let mut delay = Delay::new(&policy);
-        for limit in [100, 200, 350, 350] {
-            let pause = delay.next();
-            assert!(pause <= Duration::from_millis(limit), "{pause:?} of {limit}");
-            assert!(pause >= Duration::from_millis(limit / 2), "{pause:?} of {limit}");
-        }
+    if !socket.flush(deadline).map_err(ConnectError::Io)? {
+        return Err(ConnectError::TimedOut { limit: limit.unwrap_or_default() });
     }
+    Ok(())
 }

@@ -16,7 +16,10 @@ use nix::sys::socket::{
 };
 
 use crate::address::Address;
+use crate::builder::Config;
 use crate::error::ConnectError;
+#[cfg(feature = "tls")]
+use crate::tls;
 
 /// Pause between attempts on a Unix socket whose daemon has a full backlog. The system offers no way to wait for it.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
@@ -63,22 +66,64 @@ pub(crate) struct Ready {
     pub(crate) write: bool,
 }
 
-/// A connected stream socket.
+/// A connected stream socket, perhaps with TLS on it.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
+    #[cfg(feature = "tls")]
+    tls: Option<tls::Session>,
 }
 
 impl Socket {
     /// Connects to the address.
     pub(crate) fn connect(
+        config: &Config,
         address: &Address,
-        limit: Option<Duration>,
         deadline: Deadline,
     ) -> Result<Self, ConnectError> {
+        let limit = config.connect_timeout;
         match address {
             Address::Unix(path) => Self::connect_unix(path, limit, deadline),
             Address::Tcp { host, port } => Self::connect_tcp(host, *port, limit, deadline),
+            #[cfg(feature = "tls")]
+            Address::Tls { host, port } => {
+                let tls = config.tls_session(host, address)?;
+                let socket = Self::connect_tcp(host, *port, limit, deadline)?;
+                socket.handshake(&tls, address, limit, deadline)?;
+                Ok(Self { tls: Some(tls), ..socket })
+            }
+            #[cfg(not(feature = "tls"))]
+            Address::Tls { .. } => Err(ConnectError::TlsMissing { address: address.to_string() }),
+        }
+    }
+
+    fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    fn handshake(
+        &self,
+        tls: &tls::Session,
+        address: &Address,
+        limit: Option<Duration>,
+        deadline: Deadline,
+    ) -> Result<(), ConnectError> {
+        loop {
+            match tls.handshake(&mut Now(self)) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let writing = tls.is_writing();
+                    if self.wait(!writing, writing, deadline).map_err(ConnectError::Io)? == Ready::default() {
+                        return Err(ConnectError::TimedOut { limit: limit.unwrap_or_default() });
+                    }
+                }
+                Err(error) => return Err(ConnectError::of_handshake(address, error)),
+            }
         }
     }
 
@@ -94,7 +139,7 @@ impl Socket {
             match connect(fd.as_raw_fd(), &addr) {
                 Ok(()) => {
                     fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).map_err(failed)?;
-                    return Ok(Self { fd });
+                    return Ok(Self::new(fd));
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if !deadline.has_passed() => {
@@ -134,7 +179,7 @@ impl Socket {
                     // Options that fail cost speed, not correctness.
                     let _ = stream.set_nodelay(true);
                     let _ = set_keepalive(&stream);
-                    return Ok(Self { fd: stream.into() });
+                    return Ok(Self::new(stream.into()));
                 }
                 Err(source) if source.kind() == io::ErrorKind::TimedOut && deadline.has_passed() => {
                     return Err(ConnectError::TimedOut { limit: limit.unwrap_or_default() });
@@ -148,8 +193,56 @@ impl Socket {
     }
 
     /// Writes what the socket takes. Without `wait` what it takes now; `WouldBlock`: nothing. With `wait` it may take
-    /// as long as the other side lets it.
+    /// as long as the other side lets it. With TLS, what was written still has to be [flushed](Self::flush).
     pub(crate) fn write(&self, bytes: &[u8], wait: bool) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            // Never waits with the lock held: the other half must be able to read meanwhile.
+            return self.retry(false, wait, || tls.write(&mut Now(self), bytes));
+        }
+        self.send(bytes, wait)
+    }
+
+    /// Makes sure that what was written is in the hands of the system; tells whether it is, when the time has passed.
+    #[cfg_attr(
+        not(feature = "tls"),
+        allow(clippy::unused_self, reason = "without TLS a write is all there is")
+    )]
+    pub(crate) fn flush(&self, deadline: Deadline) -> io::Result<bool> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            loop {
+                match tls.flush(&mut Now(self)) {
+                    Ok(()) => return Ok(true),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        if !self.wait(false, true, deadline)?.write {
+                            return Ok(false);
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let _ = deadline;
+        Ok(true)
+    }
+
+    /// Reads what has arrived; 0 is the end. Without `wait`, `WouldBlock`: nothing.
+    pub(crate) fn read(&self, space: &mut [u8], wait: bool) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return self.retry(true, wait, || {
+                tls.read(&mut Now(self), |data| {
+                    let n = data.len().min(space.len());
+                    space[..n].copy_from_slice(&data[..n]);
+                    n
+                })
+            });
+        }
+        self.recv(space, wait)
+    }
+
+    fn send(&self, bytes: &[u8], wait: bool) -> io::Result<usize> {
         let mut flags = MsgFlags::MSG_NOSIGNAL;
         flags.set(MsgFlags::MSG_DONTWAIT, !wait);
         loop {
@@ -160,8 +253,7 @@ impl Socket {
         }
     }
 
-    /// Reads what has arrived; 0 is the end. Without `wait`, `WouldBlock`: nothing.
-    pub(crate) fn read(&self, space: &mut [u8], wait: bool) -> io::Result<usize> {
+    fn recv(&self, space: &mut [u8], wait: bool) -> io::Result<usize> {
         let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
         loop {
             match recv(self.fd.as_raw_fd(), space, flags) {
@@ -171,8 +263,30 @@ impl Socket {
         }
     }
 
+    /// Does something that does not wait, with waits in between if they are wanted.
+    #[cfg(feature = "tls")]
+    fn retry(
+        &self,
+        read: bool,
+        wait: bool,
+        mut work: impl FnMut() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            match work() {
+                Err(error) if wait && error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(read, !read, Deadline::NEVER)?;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Waits until the socket can be read, or written if `write` is set. Nothing is ready when the time has passed.
     pub(crate) fn wait(&self, read: bool, write: bool, deadline: Deadline) -> io::Result<Ready> {
+        #[cfg(feature = "tls")]
+        if read && self.tls.as_ref().is_some_and(tls::Session::has_data) {
+            return Ok(Ready { read, write: false });
+        }
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, read);
         events.set(PollFlags::POLLOUT, write);
@@ -204,8 +318,34 @@ impl Socket {
 
     /// Ends both directions; a thread that waits wakes up. Bytes that have arrived can still be read.
     pub(crate) fn shutdown(&self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            tls.close(&mut Now(self));
+        }
         // Fails only when the connection is gone already.
         let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+/// The bytes under TLS, without waiting.
+#[cfg(feature = "tls")]
+struct Now<'a>(&'a Socket);
+
+#[cfg(feature = "tls")]
+impl io::Read for Now<'_> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        self.0.recv(space, false)
+    }
+}
+
+#[cfg(feature = "tls")]
+impl io::Write for Now<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes, false)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -16,6 +16,11 @@
 //! Differences from the original: it crashes on every network change of the membership; here the rules of the
 //! specification are followed. Reads `spec/flush-api.md#5` and `#6`.
 
+#![cfg_attr(
+    not(feature = "capi"),
+    allow(unreachable_pub, dead_code, reason = "part of it is for the C interface alone")
+)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;

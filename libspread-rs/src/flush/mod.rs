@@ -2,7 +2,7 @@
 //! only in the view it was sent in.
 //!
 //! A layer over an ordinary connection, compatible on the wire with the flush library of Spread. [`Connection`] is the
-//! layer for plain threads, [`Engine`] the protocol without a socket.
+//! layer for plain threads; with the feature `capi` there is also `Engine`, the protocol without a socket.
 //!
 //! Source: `spec/flush-api.md`, `spec/group-semantics.md#6`.
 
@@ -19,7 +19,11 @@ use crate::blocking;
 use crate::error::{ReceiveError, SendError};
 use crate::service::Service;
 
-pub use engine::{Engine, Event, FlushData, FlushError, MESSAGE_TYPE_MIN, Outgoing, Output, View};
+#[cfg(feature = "capi")]
+pub use engine::{Engine, Outgoing, Output};
+#[cfg(not(feature = "capi"))]
+use engine::{Engine, Output};
+pub use engine::{Event, FlushData, FlushError, MESSAGE_TYPE_MIN, View};
 
 /// A connection with view synchrony.
 ///
