@@ -82,6 +82,7 @@ pub(crate) struct Config {
     pub(crate) addresses: Vec<Address>,
     pub(crate) name: Option<PrivateName>,
     pub(crate) membership: bool,
+    pub(crate) gap_marks: bool,
     pub(crate) priority: bool,
     pub(crate) auth: Vec<Auth>,
     pub(crate) connect_timeout: Option<Duration>,
@@ -148,6 +149,7 @@ impl Builder {
                 addresses: vec![address],
                 name: None,
                 membership: false,
+                gap_marks: false,
                 priority: false,
                 auth: vec![Auth::Null],
                 connect_timeout: Some(Duration::from_secs(10)),
@@ -181,6 +183,14 @@ impl Builder {
     /// Says whether the session receives membership, transitional and self-leave messages. The default is no.
     pub fn membership(mut self, wanted: bool) -> Self {
         self.config.membership = wanted;
+        self
+    }
+
+    /// Asks `spreadd` for a [`Message::Gap`](crate::Message::Gap) wherever it dropped messages because this session
+    /// did not read them in time, which it only does if its configuration says so (`SlowClient`, `SlowGroup`). The
+    /// default is no: then the messages are missing without a sign. Spread 5 never drops any.
+    pub fn gap_marks(mut self, wanted: bool) -> Self {
+        self.config.gap_marks = wanted;
         self
     }
 

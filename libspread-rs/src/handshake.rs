@@ -48,7 +48,8 @@ impl Handshake {
         let name: Option<PrivateName> = config.name;
         let priority = u8::from(config.priority);
         let mut hello = BytesMut::new();
-        Hello::new(name, config.membership, priority).encode(&mut hello);
+        let gaps = config.gap_marks;
+        Hello { gaps, ..Hello::new(name, config.membership, priority) }.encode(&mut hello);
         Self { auth: config.auth.clone(), priority, state: State::WaitList, output: VecDeque::from([hello]) }
     }
 

@@ -56,7 +56,9 @@ pub use error::{AddressError, Code, ConnectError, ReceiveError, Reject, SendErro
 pub use message::{Cause, Data, Membership, Message, Reconnected, Rejected};
 pub use outbox::Unsent;
 pub use service::Service;
-pub use spread_wire::{DaemonName, GroupId, GroupName, NameError, PrivateGroup, PrivateName, ServiceType};
+pub use spread_wire::{
+    DaemonName, Gap, GroupId, GroupName, NameError, PrivateGroup, PrivateName, ServiceType,
+};
 pub use target::Targets;
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use spread_wire::{
-    Cause as WireCause, Frame, GroupId, GroupName, Kind, MembershipBody, PrivateGroup, ServiceType,
+    Cause as WireCause, Frame, Gap, GroupId, GroupName, Kind, MembershipBody, PrivateGroup, ServiceType,
 };
 
 use crate::address::Address;
@@ -57,6 +57,9 @@ pub enum Message {
     /// The connection was lost and made again; see [`Builder::reconnect`](crate::Builder::reconnect).
     /// Always received, also without membership messages.
     Reconnected(Reconnected),
+    /// The daemon dropped messages to this session here, because it did not read them in time. Only for sessions
+    /// that asked for it with [`Builder::gap_marks`](crate::Builder::gap_marks).
+    Gap(Gap),
 }
 
 /// Data that a client sent, with where it was sent to.
@@ -259,9 +262,10 @@ impl Message {
                 Ok(Self::Transition { group: frame.header.sender, id })
             }
             Kind::SelfLeave => Ok(Self::SelfLeave { group: frame.header.sender }),
-            Kind::Request | Kind::Unknown => {
-                Err(illegal(format_args!("type {} is none of a daemon", frame.header.service)))
-            }
+            Kind::Request | Kind::Unknown => match Gap::of(&frame) {
+                Some(gap) => Ok(Self::Gap(gap)),
+                None => Err(illegal(format_args!("type {} is none of a daemon", frame.header.service))),
+            },
         }
     }
 }

@@ -1,19 +1,16 @@
 //! From `spread.conf` to what the daemon, its ring and its sessions need.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
-use crate::config::{AuthMethod, Config, Host, SystemHost, Use};
+use crate::access::{self, AccessFileError};
+use crate::config::{ClientOptions, Config, Host, SystemHost, Use};
 use crate::daemon::{Member, Options, RingOptions};
 use crate::ring_driver::{interface_mtu, packet_len_max};
-use crate::session::{AccessError, AccessList, Auth, Method, Methods};
+use crate::session::SlowRules;
 
 /// MTU of a ring unless the interface of the daemon has a smaller one. Larger ones are not used by
 /// themselves: all hosts and switches of a ring would have to have them.
 const MTU: usize = 1500;
-
-/// Where the access file is looked for. spec: daemon-config 12
-const ACCESS_FILES: [&str; 2] = ["spread.access_ip", "/etc/spread.access_ip"];
 
 /// Why the options cannot be made from a configuration that was read without an error.
 #[derive(Debug, thiserror::Error)]
@@ -22,22 +19,9 @@ pub enum ClusterError {
     /// There is no daemon of this number.
     #[error("the configuration has no daemon number {0}")]
     UnknownDaemon(u16),
-    /// The access file of the `IP` method has an error.
-    #[error("{file}: {error}")]
-    Access {
-        /// The file.
-        file: &'static str,
-        /// What is wrong.
-        error: AccessError,
-    },
-    /// The access file of the `IP` method cannot be read.
-    #[error("cannot read {file}")]
-    AccessFile {
-        /// The file.
-        file: &'static str,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    /// The access rules cannot be read.
+    #[error(transparent)]
+    Access(#[from] AccessFileError),
 }
 
 impl Options {
@@ -69,12 +53,24 @@ impl Options {
         if let Some(messages) = config.options.max_session_messages {
             options.limits.session_messages_max = usize::try_from(messages).unwrap_or(usize::MAX);
         }
-        options.auth = auth(config)?;
+        clients(&config.options.clients, &mut options);
+        (options.auth, options.policy) = access::load(config)?;
         if options.daemons.len() > 1 {
             options.ring = Some(ring(config, me));
         }
         Ok(options)
     }
+}
+
+/// Our own words about clients.
+fn clients(words: &ClientOptions, options: &mut Options) {
+    let limits = &mut options.limits;
+    limits.sessions_max = words.sessions_max.unwrap_or(limits.sessions_max);
+    limits.session_bytes_max = words.session_bytes_max;
+    limits.spill_bytes_max = words.spill_bytes_max.unwrap_or(limits.spill_bytes_max);
+    options.spill_dir.clone_from(&words.spill_dir);
+    let groups = words.slow_groups.iter().map(|(pattern, action)| (pattern.as_str(), *action));
+    options.slow = SlowRules::new(words.slow_client.unwrap_or_default(), groups);
 }
 
 /// Whether another configured daemon uses the same port on an address of this host, as in test set-ups.
@@ -87,35 +83,6 @@ fn shares_port(config: &Config, me: u16, host: &dyn Host) -> bool {
         let here = local.contains(&node) || (own.ip().is_loopback() && addr.ip().is_loopback());
         node != me && addr.port() == own.port() && here
     })
-}
-
-fn auth(config: &Config) -> Result<Auth, ClusterError> {
-    let methods = |list: &[AuthMethod]| {
-        list.iter().fold(Methods::NONE, |set, method| {
-            set.with(match method {
-                AuthMethod::Null => Method::Null,
-                AuthMethod::Ip => Method::Ip,
-            })
-        })
-    };
-    let allowed = methods(&config.options.allowed_auth());
-    let required = methods(config.options.required_auth_methods.as_deref().unwrap_or_default());
-    let mut access = AccessList::default();
-    if allowed.contains(Method::Ip) || required.contains(Method::Ip) {
-        match ACCESS_FILES.into_iter().find(|file| Path::new(file).exists()) {
-            Some(file) => {
-                let text = std::fs::read_to_string(file)
-                    .map_err(|source| ClusterError::AccessFile { file, source })?;
-                access = AccessList::parse(&text).map_err(|error| ClusterError::Access { file, error })?;
-            }
-            None => {
-                tracing::warn!(
-                    "The IP method is configured, but there is no file spread.access_ip: it refuses everybody."
-                );
-            }
-        }
-    }
-    Ok(Auth { allowed, required, access })
 }
 
 fn ring(config: &Config, me: u16) -> RingOptions {

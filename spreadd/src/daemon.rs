@@ -21,14 +21,18 @@ use crate::ring_driver::{self, DriverConfig, KeyRing, Network, Protection, Socke
 use crate::session::handshake::Times;
 use crate::session::inbox::Inbox;
 use crate::session::listen::{Listeners, SocketFile, Tcp};
-use crate::session::policy::{Permit, Policy};
+use crate::session::policy::{Access, Permit, Policy};
 use crate::session::quiet::Quiet;
 use crate::session::registry::Registry;
+use crate::session::spill::{self, SpillRules};
 use crate::session::stats::Counters;
-use crate::session::{Auth, ListenError, SessionStats, Shared, accept_local, accept_tcp};
+use crate::session::{Auth, ListenError, SessionStats, Shared, SlowRules, accept_local, accept_tcp};
 
 /// Directory of the local socket unless another is given; the client libraries look there.
 pub const SOCKET_DIR: &str = "/tmp";
+
+/// Sessions at once unless the configuration says otherwise. Spread 5 takes 997.
+const SESSIONS_MAX: usize = 16_384;
 
 /// A refused client is waited for so long until it has taken its code.
 const LINGER: Duration = Duration::from_secs(1);
@@ -52,6 +56,10 @@ pub struct Options {
     pub socket_dir: Option<PathBuf>,
     /// Who may connect.
     pub auth: Auth,
+    /// What is done with messages for clients that do not read.
+    pub slow: SlowRules,
+    /// Directory for messages that wait on disk; needed for [`SlowAction::Spill`](crate::SlowAction::Spill).
+    pub spill_dir: Option<PathBuf>,
     /// What clients may do.
     pub policy: Arc<dyn Policy>,
     /// Limits of the sessions.
@@ -125,6 +133,11 @@ pub struct SessionLimits {
     pub slow_grace: Duration,
     /// A client with more messages than that is dropped at once if they have more bytes than this.
     pub slow_bytes_max: usize,
+    /// `MaxSessionBytes`: a client with more bytes than this is too slow, however few its messages are. `None`:
+    /// only the number of messages counts.
+    pub session_bytes_max: Option<usize>,
+    /// `SpillBytes`: bytes that may wait on disk for one client.
+    pub spill_bytes_max: u64,
     /// Bytes of requests, with overhead, that wait for the ring before the daemon stops reading from clients.
     pub inbox_bytes_max: usize,
     /// Time for a new connection's hello.
@@ -136,10 +149,12 @@ pub struct SessionLimits {
 impl Default for SessionLimits {
     fn default() -> Self {
         Self {
-            sessions_max: limits::SESSIONS_MAX,
+            sessions_max: SESSIONS_MAX,
             session_messages_max: limits::SESSION_MESSAGES as usize,
             slow_grace: Duration::from_millis(250),
             slow_bytes_max: 64 << 20,
+            session_bytes_max: None,
+            spill_bytes_max: 256 << 20,
             inbox_bytes_max: 4 << 20,
             hello_timeout: Duration::from_millis(limits::HELLO_TIMEOUT_MS),
             auth_timeout: Duration::from_secs(10),
@@ -157,6 +172,8 @@ impl Options {
             listen: Vec::new(),
             socket_dir: Some(PathBuf::from(SOCKET_DIR)),
             auth: Auth::default(),
+            slow: SlowRules::default(),
+            spill_dir: None,
             policy: Arc::new(Permit),
             limits: SessionLimits::default(),
             threads: default_threads(),
@@ -201,6 +218,14 @@ pub enum StartError {
     /// The ring cannot be started.
     #[error(transparent)]
     Ring(#[from] ring_driver::StartError),
+    /// Messages cannot be written where they are to wait for slow clients.
+    #[error("cannot write to {}, where messages for slow clients are to wait", dir.display())]
+    SpillDir {
+        /// The directory.
+        dir: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// The system gave no thread or descriptor.
     #[error("cannot start the threads that serve clients")]
     Runtime(#[source] std::io::Error),
@@ -245,6 +270,7 @@ pub struct Daemon {
     local: Option<PathBuf>,
     registry: Arc<Registry>,
     counters: Arc<Counters>,
+    access: Arc<Access>,
     /// Removes the file of the local socket when dropped.
     file: Option<SocketFile>,
     /// There until the daemon is stopped.
@@ -274,7 +300,23 @@ impl Daemon {
         let inbox = Arc::new(Inbox::new(limits.inbox_bytes_max));
         let counters = Arc::new(Counters::default());
         let registry = Arc::new(Registry::new(limits.sessions_max));
+        let access = Arc::new(Access::new(options.auth, options.policy));
+        let spill = match &options.spill_dir {
+            Some(dir) if options.slow.may_spill() => {
+                // Now, and not when a client is slow, is the time to find out.
+                spill::create(dir).map_err(|source| StartError::SpillDir { dir: dir.clone(), source })?;
+                Some(Arc::new(SpillRules {
+                    dir: dir.clone(),
+                    bytes_max: limits.spill_bytes_max,
+                    frames_max: limits.session_messages_max,
+                    quiet: Quiet::default(),
+                }))
+            }
+            _ => None,
+        };
         let slow = SlowLimits {
+            rules: options.slow,
+            session_bytes: limits.session_bytes_max,
             frames: limits.session_messages_max,
             grace: limits.slow_grace,
             bytes: limits.slow_bytes_max,
@@ -293,7 +335,7 @@ impl Daemon {
         let hub = Hub::new(
             groups,
             Arc::clone(&inbox),
-            Arc::clone(&options.policy),
+            Arc::clone(&access),
             Arc::clone(&counters),
             slow,
             options.daemons.iter().map(|daemon| daemon.name).collect(),
@@ -322,12 +364,12 @@ impl Daemon {
         };
         let shared = Arc::new(Shared {
             daemon: name,
-            auth: options.auth,
-            policy: options.policy,
+            access: Arc::clone(&access),
             times: Times { hello: limits.hello_timeout, auth: limits.auth_timeout, linger: LINGER },
             registry: Arc::clone(&registry),
             inbox,
             counters: Arc::clone(&counters),
+            spill,
             lingering: AtomicUsize::new(0),
             illegal: Quiet::default(),
             refused_by_system: Quiet::default(),
@@ -339,6 +381,7 @@ impl Daemon {
             local: listeners.unix_path().map(Path::to_owned),
             registry,
             counters,
+            access,
             file: listeners.take_file(),
             runtime: Some(runtime),
             ring,
@@ -385,6 +428,11 @@ impl Daemon {
     /// The counters of the session layer.
     pub fn session_stats(&self) -> SessionStats {
         self.counters.read()
+    }
+
+    /// From now on these hold: `auth` for new clients, `policy` for new clients and all requests.
+    pub fn set_access(&self, auth: Auth, policy: Arc<dyn Policy>) {
+        self.access.set(auth, policy);
     }
 
     /// All counters, for people: a line of `name=value` for each part.

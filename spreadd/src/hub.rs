@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use spread_groups::{Ended, Groups, Output, RingService, SessionId, Submission};
 use spread_ring::{Body, Event, Service};
-use spread_wire::{DaemonName, Frame, PrivateGroup, ServiceType, build};
+use spread_wire::{DaemonName, Frame, ServiceType, build};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -19,17 +19,20 @@ use tracing::{info, warn};
 use crate::ring_driver::Upper;
 use crate::session::inbox::{Command, Inbox};
 use crate::session::outbox::{BEHIND_BYTES, Load, Outbox, Piece};
-use crate::session::policy::Policy;
+use crate::session::policy::{Access, Client, Policy};
 use crate::session::quiet::Quiet;
 use crate::session::registry::{Seat, slot_of};
+use crate::session::slow::{SlowAction, SlowRules};
 use crate::session::stats::Counters;
 
 /// Requests given to the group engine ahead of the ring.
 const AHEAD_MAX: usize = 512;
 
-/// When a client is too slow.
-#[derive(Clone, Copy, Debug)]
+/// When a client is too slow, and what is done then.
+#[derive(Clone, Debug)]
 pub(crate) struct SlowLimits {
+    /// What is done with which messages.
+    pub(crate) rules: SlowRules,
     /// `MaxSessionMessages`: frames that may wait for the client.
     pub(crate) frames: usize,
     /// A client with more frames than that is dropped unless, in each such time, it gets below or reads as many
@@ -37,18 +40,42 @@ pub(crate) struct SlowLimits {
     pub(crate) grace: Duration,
     /// A client with more frames than that is dropped at once if they have more bytes than this.
     pub(crate) bytes: usize,
+    /// `MaxSessionBytes`: as `frames`, for bytes.
+    pub(crate) session_bytes: Option<usize>,
+}
+
+impl SlowLimits {
+    /// Whether more waits than may.
+    fn exceeded_by(&self, load: Load) -> bool {
+        load.frames > self.frames || self.session_bytes.is_some_and(|max| load.bytes > max)
+    }
+
+    /// What may wait before frames are dropped.
+    fn shed_above(&self) -> Option<Load> {
+        let bytes = self.session_bytes.unwrap_or(self.bytes).min(self.bytes);
+        (!self.rules.is_plain()).then_some(Load { frames: self.frames, bytes })
+    }
+
+    /// Whether a client that has read so much in a time of grace is only behind.
+    fn reads_enough(&self, frames: u64, bytes: u64) -> bool {
+        frames >= self.frames as u64 || self.session_bytes.is_some_and(|max| bytes >= max as u64)
+    }
 }
 
 struct Session {
     /// Dropped, and with it the name free again, before others can see that the session is over.
     seat: Seat,
-    private: PrivateGroup,
+    client: Client,
     outbox: Arc<Outbox>,
     /// Frames of the current batch.
     staged: Vec<Piece>,
     added: Load,
     /// While it is above the limit of frames.
     over: Option<Over>,
+    /// Messages for it may wait on disk.
+    spills: bool,
+    /// Messages dropped since it became slow.
+    shed: Load,
     /// Its writer is behind.
     behind: bool,
     /// Its removal is ordered.
@@ -60,17 +87,19 @@ struct Session {
 struct Over {
     /// Start of the current time of grace.
     since: Instant,
-    /// Frames it had read then.
-    read: u64,
+    /// Frames and bytes it had read then.
+    read: (u64, u64),
 }
 
 /// See the module.
 pub(crate) struct Hub {
     groups: Groups,
     inbox: Arc<Inbox>,
-    policy: Arc<dyn Policy>,
+    access: Arc<Access>,
     counters: Arc<Counters>,
     slow: SlowLimits,
+    /// Load from which on frames are dropped, if any ever are.
+    shed_above: Option<Load>,
     /// By slot.
     sessions: Vec<Option<Session>>,
     /// Slots with staged frames.
@@ -107,7 +136,7 @@ impl Hub {
     pub(crate) fn new(
         groups: Groups,
         inbox: Arc<Inbox>,
-        policy: Arc<dyn Policy>,
+        access: Arc<Access>,
         counters: Arc<Counters>,
         slow: SlowLimits,
         names: Vec<DaemonName>,
@@ -116,8 +145,9 @@ impl Hub {
         Self {
             groups,
             inbox,
-            policy,
+            access,
             counters,
+            shed_above: slow.shed_above(),
             slow,
             sessions: Vec::new(),
             staged: Vec::new(),
@@ -146,13 +176,18 @@ impl Hub {
             }
             frames += added.frames;
             bytes += added.bytes;
-            let load = session.outbox.append(&mut session.staged, added);
+            let (load, shed) = session.outbox.append(&mut session.staged, added, self.shed_above);
+            if shed.frames > 0 || session.shed.frames > 0 {
+                note_shed(session, load, shed, &self.slow, &self.counters, &self.quiet);
+            }
             if load.bytes > BEHIND_BYTES && !session.behind && session.outbox.is_behind(BEHIND_BYTES) {
                 session.behind = true;
                 self.behind.push(slot);
             }
-            if load.frames > self.slow.frames {
-                if session.over.is_none() {
+            if self.slow.exceeded_by(load) {
+                if session.spills {
+                    session.outbox.set_overfull();
+                } else if session.over.is_none() {
                     session.over = Some(Over { since: now, read: session.outbox.written_total() });
                     self.over.push(slot);
                 }
@@ -207,7 +242,7 @@ impl Hub {
             let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { continue };
             let Some(over) = session.over else { continue };
             let load = session.outbox.load();
-            if session.dying || load.frames <= self.slow.frames {
+            if session.dying || !self.slow.exceeded_by(load) {
                 session.over = None;
                 continue;
             }
@@ -215,7 +250,8 @@ impl Hub {
                 let read = session.outbox.written_total();
                 // One that reads is only behind, and one whose socket has room waits for us. The limit of bytes
                 // still holds for it.
-                if session.outbox.is_blocked() && read - over.read < self.slow.frames as u64 {
+                let (frames, bytes) = (read.0 - over.read.0, read.1 - over.read.1);
+                if session.outbox.is_blocked() && !self.slow.reads_enough(frames, bytes) {
                     self.drop_slow(slot, load);
                     continue;
                 }
@@ -250,8 +286,8 @@ impl Hub {
         }
         match self.commands.pop_front() {
             None => return false,
-            Some(Command::Connect { seat, private, membership, outbox }) => {
-                self.connect(seat, private, membership, outbox);
+            Some(Command::Connect { seat, client, membership, outbox }) => {
+                self.connect(seat, client, membership, outbox);
             }
             Some(Command::Requests { id, frames }) => {
                 let cost = self.inbox.batch_cost(&frames);
@@ -267,11 +303,11 @@ impl Hub {
         true
     }
 
-    fn connect(&mut self, seat: Seat, private: PrivateGroup, membership: bool, outbox: Arc<Outbox>) {
+    fn connect(&mut self, seat: Seat, client: Client, membership: bool, outbox: Arc<Outbox>) {
         let id = seat.id;
-        if let Err(error) = self.groups.connect(id, private.name(), membership) {
+        if let Err(error) = self.groups.connect(id, client.private.name(), membership) {
             // The registry gives out names and numbers once, so this is a fault of ours: the client is let go.
-            warn!(client = %private, %error, "A session was refused by the group engine.");
+            warn!(client = %client.private, %error, "A session was refused by the group engine.");
             outbox.close();
             return;
         }
@@ -281,24 +317,27 @@ impl Hub {
         }
         self.sessions[slot] = Some(Session {
             seat,
-            private,
+            client,
             outbox,
             staged: Vec::new(),
             added: Load::default(),
             over: None,
+            spills: false,
+            shed: Load::default(),
             behind: false,
             dying: false,
         });
     }
 
     fn request(&mut self, id: SessionId, frame: Frame) {
+        let policy = self.access.policy();
         // Requests of a session that was dropped in the meantime.
         let Some(session) = self.session(id).filter(|session| !session.dying) else { return };
-        let private = session.private;
-        if !permitted(&*self.policy, &private, &frame) {
+        let private = session.client.private;
+        if !permitted(&*policy, &session.client, &frame) {
             self.counters.rejected_total.add(1);
             if let Some((head, data)) = build::reject(&frame) {
-                self.stage(id, [head, data].iter());
+                self.stage(id, [head, data].iter(), SlowAction::Disconnect);
             }
             return;
         }
@@ -315,8 +354,12 @@ impl Hub {
         while let Some(output) = self.groups.poll_output() {
             match output {
                 Output::Deliver { to, except, frame } => {
+                    let action = match (self.shed_above, frame.parts().next()) {
+                        (Some(_), Some(head)) => self.slow.rules.action(head),
+                        _ => SlowAction::Disconnect,
+                    };
                     for id in to.iter().filter(|id| Some(**id) != except) {
-                        self.stage(*id, frame.parts());
+                        self.stage(*id, frame.parts(), action);
                     }
                 }
                 Output::Close(id) => self.close(id),
@@ -324,7 +367,12 @@ impl Hub {
         }
     }
 
-    fn stage<'a>(&mut self, id: SessionId, parts: impl Iterator<Item = &'a bytes::Bytes>) {
+    fn stage<'a>(
+        &mut self,
+        id: SessionId,
+        parts: impl Iterator<Item = &'a bytes::Bytes>,
+        action: SlowAction,
+    ) {
         let slot = slot_of(id);
         let Some(session) = self.sessions.get_mut(slot).and_then(Option::as_mut) else { return };
         if session.seat.id != id || session.dying {
@@ -333,9 +381,10 @@ impl Hub {
         if session.staged.is_empty() {
             self.staged.push(slot);
         }
+        session.spills |= action == SlowAction::Spill;
         for bytes in parts {
             session.added.bytes += bytes.len();
-            session.staged.push(Piece { bytes: bytes.clone(), ends_frame: false });
+            session.staged.push(Piece { bytes: bytes.clone(), ends_frame: false, action, mark: false });
         }
         if let Some(last) = session.staged.last_mut() {
             last.ends_frame = true;
@@ -348,6 +397,10 @@ impl Hub {
         if let Some(entry) = self.sessions.get_mut(slot)
             && let Some(session) = entry.take_if(|session| session.seat.id == id)
         {
+            if session.shed.frames > 0 {
+                let Load { frames, bytes } = session.shed;
+                info!(client = %session.client.private, messages = frames, bytes, "A slow client is gone; messages to it were dropped.");
+            }
             // The name is free before the client can see the end of its stream.
             let Session { seat, outbox, .. } = session;
             drop(seat);
@@ -359,7 +412,7 @@ impl Hub {
         if let Some(session) = self.sessions.get(slot).and_then(Option::as_ref).filter(|s| !s.dying) {
             if let Some(suppressed) = self.quiet.admit() {
                 warn!(
-                    client = %session.private, messages = load.frames, bytes = load.bytes,
+                    client = %session.client.private, messages = load.frames, bytes = load.bytes,
                     messages_max = self.slow.frames, socket_full = session.outbox.is_blocked(), suppressed,
                     "Session dropped: the client does not read its messages fast enough."
                 );
@@ -427,8 +480,38 @@ impl Upper for Hub {
     }
 }
 
+/// Counts and logs dropped messages: at the first one, and when the client has caught up.
+fn note_shed(
+    session: &mut Session,
+    load: Load,
+    shed: Load,
+    slow: &SlowLimits,
+    counters: &Counters,
+    quiet: &Quiet,
+) {
+    let client = &session.client.private;
+    if shed.frames > 0 {
+        if session.shed.frames == 0
+            && let Some(suppressed) = quiet.admit()
+        {
+            warn!(
+                %client, messages = load.frames, bytes = load.bytes, messages_max = slow.frames, suppressed,
+                "The client does not read its messages fast enough: some are dropped."
+            );
+        }
+        session.shed = session.shed + shed;
+        counters.slow_discarded_total.add(shed.frames as u64);
+        counters.slow_discarded_bytes_total.add(shed.bytes as u64);
+    } else if load.frames <= slow.frames / 2 && !session.outbox.is_blocked() {
+        let Load { frames, bytes } = std::mem::take(&mut session.shed);
+        if let Some(suppressed) = quiet.admit() {
+            info!(%client, messages = frames, bytes, suppressed, "A slow client has caught up; messages to it were dropped.");
+        }
+    }
+}
+
 /// Asks the policy. A multicast needs the permission for every target.
-fn permitted(policy: &dyn Policy, client: &PrivateGroup, frame: &Frame) -> bool {
+fn permitted(policy: &dyn Policy, client: &Client, frame: &Frame) -> bool {
     let service = frame.header.service;
     if service.intersects(ServiceType::JOIN) {
         frame.first_group().is_none_or(|group| policy.join(client, &group))

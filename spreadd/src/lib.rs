@@ -15,18 +15,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod access;
 mod alone;
 pub mod cli;
 mod cluster;
 pub mod config;
 mod daemon;
+mod descriptors;
 mod hub;
 pub mod ring_driver;
 mod session;
 
+pub use access::AccessFileError;
 pub use alone::AloneError;
 pub use cluster::ClusterError;
 pub use daemon::{Daemon, Member, Options, RingOptions, SOCKET_DIR, SessionLimits, StartError};
+pub use descriptors::sessions_that_fit;
 pub use session::{
-    AccessError, AccessList, Auth, ListenError, Method, Methods, Peer, Permit, Policy, SessionStats,
+    AccessError, AccessList, Auth, Client, ListenError, Method, Methods, PasswordError, Passwords, Peer,
+    Permit, Policy, RuleError, Rules, SessionStats, SlowAction, SlowRules,
 };

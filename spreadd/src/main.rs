@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use spread_wire::{DaemonName, limits::DEFAULT_PORT};
 use spreadd::cli::Args;
 use spreadd::config::{self, ConfigErrors, LoadError, SystemHost};
@@ -22,9 +21,6 @@ const EXIT_USAGE: u8 = 2;
 
 /// How often the program looks whether the daemon still works.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Descriptors for all clients, and some for everything else.
-const DESCRIPTORS: u64 = 1100;
 
 /// Environment variable for `--socket-dir`.
 const SOCKET_DIR_VAR: &str = "SPREAD_SOCKET_DIR";
@@ -80,7 +76,7 @@ fn init_log(args: &Args) -> Result<(), Failure> {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    let plan = plan(args)?;
+    let mut plan = plan(args)?;
     if args.check {
         println!("spreadd: the configuration is good: {}", plan.text);
         return Ok(());
@@ -92,7 +88,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     // Before the sockets are opened: what is opened is also removed.
     let mut signals = runtime.block_on(async { Signals::new() }).context("cannot wait for signals")?;
     info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "Starting: {}.", plan.text);
-    raise_descriptor_limit();
+    let sessions = &mut plan.options.limits.sessions_max;
+    *sessions = spreadd::sessions_that_fit(*sessions);
     let daemon = Daemon::start(plan.options).context("cannot start")?;
     announce(&daemon);
     let ended_by_signal = runtime.block_on(async {
@@ -204,20 +201,6 @@ fn configured(args: &Args, file: &Path) -> Result<Plan, Failure> {
         (None, _) => return Err(anyhow!("no daemon number {me}").into()),
     };
     Ok(Plan { options, text })
-}
-
-/// Every client is a descriptor. What the system allows is taken.
-fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let wanted = hard.min(DESCRIPTORS);
-        if soft < wanted
-            && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
-        {
-            warn!(%error, soft, "Cannot raise the limit of open files.");
-        } else if hard < DESCRIPTORS {
-            warn!(hard, wanted = DESCRIPTORS, "The limit of open files is low: not all clients may fit.");
-        }
-    }
 }
 
 /// Says where clients find the daemon, to the log and to the service manager.

@@ -194,7 +194,10 @@ fn options(o: &Options) -> Map<String, Value> {
     put("DaemonGroup", o.daemon_group.as_ref().map(|g| json!(g.to_str())));
     put("AllowedAuthMethods", o.allowed_auth_methods.as_ref().map(methods));
     put("RequiredAuthMethods", o.required_auth_methods.as_ref().map(methods));
-    put("AccessControlPolicy", o.access_control_policy.map(|Policy::Permit| json!("PERMIT")));
+    put(
+        "AccessControlPolicy",
+        o.access_control_policy.map(|p| json!(if p == Policy::Permit { "PERMIT" } else { "FILE" })),
+    );
     put("MaxSessionMessages", o.max_session_messages.map(Value::from));
     put("ActiveIPVersion", o.active_ip_version.map(|v| json!(v.to_string())));
     put("Window", o.window.map(Value::from));

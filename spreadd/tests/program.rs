@@ -348,32 +348,30 @@ fn the_service_manager_is_told_when_clients_can_connect() {
     assert_eq!(daemon.wait(), 0, "{}", daemon.seen);
 }
 
-/// As many sessions as the original serves; the next one is refused before it has sent a byte.
+/// More sessions than the original serves, and as many as it is told to; the next one is refused before it has sent a
+/// byte.
 #[test]
-fn it_serves_997_sessions() {
+fn it_serves_as_many_sessions_as_configured() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let wanted = 1200;
+    let wanted = 1400;
     assert!(hard >= wanted, "the limit of open files is {hard}");
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
+    let config = format!(
+        "MaxSessions = 1100\nSpread_Segment 127.0.0.255:{port} {{ localhost 127.0.0.1 {{ 127.0.0.1 }} }}"
+    );
+    fs::write(dir.path().join("spread.conf"), config).unwrap();
     let _daemon = Running::serving(
         dir.path(),
-        &[
-            "--port",
-            &port.to_string(),
-            "--listen",
-            "127.0.0.1",
-            "--log-level",
-            "spreadd=info,spreadd::session=warn",
-        ],
+        &["-n", "localhost", "-c", "spread.conf", "--log-level", "spreadd=info,spreadd::session=warn"],
     );
     let connect = || {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream
     };
-    let mut sessions: Vec<_> = (0..997)
+    let mut sessions: Vec<_> = (0..1100)
         .map(|i| {
             let stream = connect();
             common::Client::on(stream, &format!("s{i}")).unwrap_or_else(|code| panic!("{i}: {code:02x?}"))

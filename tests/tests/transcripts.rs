@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 use spread_wire::{DaemonName, Frame, GroupName, Membership, PrivateGroup};
-use spreadd::{AccessList, Daemon, Method, Methods, Options, Policy};
+use spreadd::{AccessList, Client, Daemon, Method, Methods, Options, Policy};
 use tests::cluster::Cluster;
 
 /// Nothing takes longer than the daemon's time limit for a hello.
@@ -117,15 +117,15 @@ impl Stream {
 struct Denying;
 
 impl Policy for Denying {
-    fn join(&self, _: &PrivateGroup, group: &GroupName) -> bool {
+    fn join(&self, _: &Client, group: &GroupName) -> bool {
         !group.as_bytes().starts_with(b"deny")
     }
 
-    fn leave(&self, _: &PrivateGroup, group: &GroupName) -> bool {
+    fn leave(&self, _: &Client, group: &GroupName) -> bool {
         !group.as_bytes().starts_with(b"nolv")
     }
 
-    fn multicast(&self, _: &PrivateGroup, target: &GroupName) -> bool {
+    fn multicast(&self, _: &Client, target: &GroupName) -> bool {
         !target.as_bytes().starts_with(b"deny")
     }
 }

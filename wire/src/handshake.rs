@@ -155,6 +155,8 @@ pub struct Hello {
     pub version: Version,
     /// Whether the session wants membership messages.
     pub membership: bool,
+    /// Whether the session wants [gap marks](crate::Gap): our own bit, which Spread 5 ignores.
+    pub gaps: bool,
     /// Priority, 0 to 7; without effect.
     pub priority: u8,
     /// The private name that is asked for; without one the daemon invents it.
@@ -191,10 +193,11 @@ impl HelloError {
 
 impl Hello {
     const MEMBERSHIP: u8 = 0x01;
+    const GAPS: u8 = 0x02;
 
     /// The hello of this library.
     pub const fn new(name: Option<PrivateName>, membership: bool, priority: u8) -> Self {
-        Self { version: Version::CURRENT, membership, priority, name }
+        Self { version: Version::CURRENT, membership, gaps: false, priority, name }
     }
 
     /// Takes a hello off the front of `buf`, or `None` if it is not complete yet.
@@ -229,7 +232,8 @@ impl Hello {
         buf.advance(size);
         // The byte is signed: above 0x7f membership is off.
         let membership = flags & Self::MEMBERSHIP != 0 && flags < 0x80;
-        Ok(Some(Self { version, membership, priority: (flags >> 4) & 7, name }))
+        let gaps = flags & Self::GAPS != 0 && flags < 0x80;
+        Ok(Some(Self { version, membership, gaps, priority: (flags >> 4) & 7, name }))
     }
 
     /// What to do with the incomplete hello in `buf` when its time or its stream has ended: send the byte, or
@@ -254,7 +258,9 @@ impl Hello {
         if self.version.has_patch() {
             out.put_i8(self.version.patch);
         }
-        out.put_u8((self.priority.min(7) << 4) | if self.membership { Self::MEMBERSHIP } else { 0 });
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        let flags = bit(self.membership, Self::MEMBERSHIP) | bit(self.gaps, Self::GAPS);
+        out.put_u8(self.priority.min(7) << 4 | flags);
         let name = self.name.as_ref().map_or(&[][..], PrivateName::as_bytes);
         out.put_u8(u8::try_from(name.len()).unwrap_or(0));
         out.put_slice(name);

@@ -16,6 +16,7 @@
 pub mod build;
 pub mod codes;
 mod frame;
+mod gap;
 pub mod handshake;
 mod header;
 pub mod limits;
@@ -24,6 +25,7 @@ mod names;
 mod service;
 
 pub use frame::{Frame, FrameDecoder, FrameError, Kind};
+pub use gap::Gap;
 pub use header::Header;
 pub use membership::{BodyError, Cause, GroupId, Membership, MembershipBody, VsSets};
 pub use names::{DaemonName, GroupName, NameError, PrivateGroup, PrivateName};

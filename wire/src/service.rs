@@ -105,6 +105,8 @@ bits! {
     KILL = 0x4_0000;
     /// Internal to daemons; never legal from a client.
     GROUPS = 0x8_0000;
+    /// Our own: messages are missing here; see [`Gap`](crate::Gap).
+    GAP = 0x10_0000;
     /// A refused message that comes back to its sender.
     REJECT = 0x40_0000;
     /// The bits that are published as reserved.

@@ -252,7 +252,7 @@ proptest! {
     #[test]
     fn hellos_round_trip_and_truncate(
         major in 3..=127i8, minor in 1..=127i8, patch in 0..=127i8, membership in any::<bool>(),
-        priority in 0..8u8, name in proptest::option::of(vec(0x24..=0x7eu8, 1..=10)),
+        gaps in any::<bool>(), priority in 0..8u8, name in proptest::option::of(vec(0x24..=0x7eu8, 1..=10)),
     ) {
         let mut version = Version { major, minor, patch };
         if !version.has_patch() {
@@ -260,7 +260,7 @@ proptest! {
         }
         let name = name.map(|n| PrivateName::new(&n).unwrap());
         // Bit 7 of the flags is the sign, which turns membership off.
-        let hello = Hello { version, membership, priority, name };
+        let hello = Hello { version, membership, gaps, priority, name };
         let mut bytes = BytesMut::new();
         hello.encode(&mut bytes);
         prop_assert!(bytes.len() <= UNIT_MAX);

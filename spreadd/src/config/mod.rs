@@ -7,6 +7,7 @@
 //! Source: `spec/daemon-config.md`. Every key is described in `docs/reference/spread.conf.md`.
 
 mod check;
+mod client_words;
 mod diagnostic;
 mod hash;
 mod host;
@@ -20,6 +21,7 @@ mod ring;
 mod words;
 
 pub use check::{DAEMONS_MAX, SEGMENTS_MAX};
+pub use client_words::ClientOptions;
 pub use diagnostic::{ConfigErrors, ERRORS_MAX, ErrorClass, Problem, Source, Warning, WarningClass};
 pub use hash::{HashText, hash, virtual_id};
 pub use host::{Host, SystemHost};

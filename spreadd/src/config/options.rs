@@ -63,6 +63,8 @@ pub struct Options {
     pub exclude_segment_addresses: Option<bool>,
     /// `IgnoreMulticastJoinErrors`.
     pub ignore_multicast_join_errors: Option<bool>,
+    /// Our own words about clients.
+    pub clients: super::ClientOptions,
 }
 
 impl Options {
@@ -209,11 +211,14 @@ pub enum AuthMethod {
     Null,
     /// By the address of the client.
     Ip,
+    /// By a password of the file `spread.access_pword`.
+    Pword,
 }
 
 impl AuthMethod {
     /// The words of the two options, case sensitive.
-    pub const WORDS: [(&'static str, Self); 2] = [("NULL", Self::Null), ("IP", Self::Ip)];
+    pub const WORDS: [(&'static str, Self); 3] =
+        [("NULL", Self::Null), ("IP", Self::Ip), ("PWORD", Self::Pword)];
     /// Bytes of a list that count; the rest is cut.
     pub const LIST_MAX: usize = 89;
 }
@@ -224,6 +229,8 @@ pub enum Policy {
     /// Everything is allowed.
     #[default]
     Permit,
+    /// The rules of the file `spread.access_policy`: our own.
+    File,
 }
 
 /// The nine timeouts.

@@ -1,5 +1,6 @@
 //! The words of the language, and the nearest of them to a wrong one.
 
+use crate::config::client_words;
 use crate::config::options::{EventFlags, EventPriority};
 
 /// The word that begins a segment.
@@ -9,7 +10,7 @@ pub(super) const VIRTUAL_ID: &str = "VirtualID";
 /// The letters of interface stanzas.
 pub(super) const LETTERS: [&str; 3] = ["D", "C", "M"];
 
-/// The options, as they are written.
+/// The options of Spread 5, as they are written.
 pub(super) const OPTIONS: [&str; 31] = [
     "DebugFlags",
     "EventPriority",
@@ -44,9 +45,14 @@ pub(super) const OPTIONS: [&str; 31] = [
     "IgnoreMulticastJoinErrors",
 ];
 
+/// All options: those of Spread 5 and our own.
+pub(super) fn options() -> impl Iterator<Item = &'static str> + Clone {
+    OPTIONS.into_iter().chain(client_words::words())
+}
+
 /// Whether `word` is an option or begins a segment.
 pub(super) fn is_top_level(word: &str) -> bool {
-    word == SEGMENT || OPTIONS.contains(&word)
+    word == SEGMENT || options().any(|option| option == word)
 }
 
 /// Whether `word` is reserved in the language: it cannot be a name without quotes.
@@ -105,7 +111,7 @@ mod tests {
             ("Colour", None),
             ("x", None),
         ] {
-            let words = OPTIONS.into_iter().chain([SEGMENT]);
+            let words = options().chain([SEGMENT]);
             assert_eq!(nearest(wrong, words), right, "{wrong}");
         }
     }

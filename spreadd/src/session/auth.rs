@@ -5,17 +5,21 @@
 use std::fmt;
 use std::net::IpAddr;
 
-/// An authentication method this daemon knows. `PWORD` of old manuals is not offered.
+use super::passwords::Passwords;
+
+/// An authentication method this daemon knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// Everybody passes.
     Null,
     /// The address of the client decides; see [`AccessList`].
     Ip,
+    /// A user and a password of at most 8 bytes, sent in clear text; see [`Passwords`].
+    Pword,
 }
 
 /// The methods in the order in which they are offered.
-const METHODS: [Method; 2] = [Method::Null, Method::Ip];
+const METHODS: [Method; 3] = [Method::Null, Method::Ip, Method::Pword];
 
 impl Method {
     /// The name on the wire and in the configuration, case-sensitive.
@@ -23,19 +27,13 @@ impl Method {
         match self {
             Self::Null => "NULL",
             Self::Ip => "IP",
+            Self::Pword => "PWORD",
         }
     }
 
     /// The method with this name.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         METHODS.into_iter().find(|method| method.name().as_bytes() == name)
-    }
-
-    fn passes(self, peer: Peer, access: &AccessList) -> bool {
-        match self {
-            Self::Null => true,
-            Self::Ip => access.allows(peer),
-        }
     }
 }
 
@@ -96,47 +94,55 @@ pub struct Auth {
     pub required: Methods,
     /// For the `IP` method.
     pub access: AccessList,
+    /// For the `PWORD` method.
+    pub passwords: Passwords,
 }
 
 impl Default for Auth {
     /// Everybody may connect.
     fn default() -> Self {
-        Self { allowed: Methods::one(Method::Null), required: Methods::NONE, access: AccessList::default() }
+        Self {
+            allowed: Methods::one(Method::Null),
+            required: Methods::NONE,
+            access: AccessList::default(),
+            passwords: Passwords::default(),
+        }
     }
 }
 
 impl Auth {
-    /// Whether a client that names `chosen` passes. Every named method must be allowed and at least one
-    /// named; these and the required ones must pass.
-    pub(crate) fn decide<'a>(&self, chosen: impl Iterator<Item = &'a [u8]>, peer: Peer) -> bool {
-        let mut named = Methods::NONE;
+    /// The methods to run for a client that names `chosen`, all of which must pass: the named ones in its order,
+    /// then the required ones. `None`: it is refused, because it names one that is not allowed, or none.
+    pub(crate) fn plan<'a>(&self, chosen: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Method>> {
+        let mut plan = Vec::new();
         for name in chosen {
-            match Method::from_name(name).filter(|method| self.allowed.contains(*method)) {
-                Some(method) => named = named.with(method),
-                None => return false,
-            }
+            plan.push(Method::from_name(name).filter(|method| self.allowed.contains(*method))?);
         }
-        named != Methods::NONE
-            && named.iter().chain(self.required.iter()).all(|method| method.passes(peer, &self.access))
+        let required: Vec<_> = self.required.iter().filter(|method| !plan.contains(method)).collect();
+        (!plan.is_empty()).then(|| [plan, required].concat())
     }
 
     /// Whether a client from before 3.16, which cannot choose, passes. Unlike the original, required methods
-    /// are run for it too. spec: client-protocol 2.9, 10
+    /// are run for it too; it can never pass `PWORD`. spec: client-protocol 2.9, 10
     pub(crate) fn decide_old(&self, peer: Peer) -> bool {
         let method = if self.allowed.contains(Method::Ip) { Method::Ip } else { Method::Null };
         self.allowed.contains(method)
-            && std::iter::once(method).chain(self.required.iter()).all(|m| m.passes(peer, &self.access))
+            && std::iter::once(method).chain(self.required.iter()).all(|method| match method {
+                Method::Null => true,
+                Method::Ip => self.access.allows(peer),
+                Method::Pword => false,
+            })
     }
 }
 
 /// The addresses that pass the `IP` method. Empty: nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessList {
-    rules: Vec<Rule>,
+    rules: Vec<AddrRule>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
+pub(crate) enum AddrRule {
     Unix,
     Net { addr: IpAddr, prefix: u8 },
 }
@@ -164,30 +170,44 @@ impl AccessList {
             if word.is_empty() || word.starts_with('#') {
                 continue;
             }
-            if word.starts_with("unix") {
-                rules.push(Rule::Unix);
-            } else if word.starts_with("local") {
-                rules.push(Rule::Net { addr: IpAddr::from([127, 0, 0, 0]), prefix: 8 });
-                rules.push(Rule::Net { addr: IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1]), prefix: 128 });
-            } else {
-                let rule = parse_net(word);
-                rules.push(rule.ok_or_else(|| AccessError { line: i + 1, text: line.to_owned() })?);
-            }
+            let found = AddrRule::parse(word);
+            rules.extend(found.ok_or_else(|| AccessError { line: i + 1, text: line.to_owned() })?);
         }
         Ok(Self { rules })
     }
 
     /// Whether a client from `peer` passes.
     pub fn allows(&self, peer: Peer) -> bool {
-        self.rules.iter().any(|rule| match (*rule, peer) {
-            (Rule::Unix, Peer::Local) => true,
-            (Rule::Net { addr, prefix }, Peer::Ip(ip)) => in_net(ip.to_canonical(), addr, prefix),
-            _ => false,
-        })
+        self.rules.iter().any(|rule| rule.allows(peer))
     }
 }
 
-fn parse_net(word: &str) -> Option<Rule> {
+impl AddrRule {
+    /// Reads an address, a network, `unix` or `local`, which are two rules.
+    pub(crate) fn parse(word: &str) -> Option<Vec<Self>> {
+        if word.starts_with("unix") {
+            Some(vec![Self::Unix])
+        } else if word.starts_with("local") {
+            let v6 = IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1]);
+            Some(vec![
+                Self::Net { addr: IpAddr::from([127, 0, 0, 0]), prefix: 8 },
+                Self::Net { addr: v6, prefix: 128 },
+            ])
+        } else {
+            Some(vec![parse_net(word)?])
+        }
+    }
+
+    pub(crate) fn allows(self, peer: Peer) -> bool {
+        match (self, peer) {
+            (Self::Unix, Peer::Local) => true,
+            (Self::Net { addr, prefix }, Peer::Ip(ip)) => in_net(ip.to_canonical(), addr, prefix),
+            _ => false,
+        }
+    }
+}
+
+fn parse_net(word: &str) -> Option<AddrRule> {
     let (addr, prefix) = match word.split_once('/') {
         Some((addr, prefix)) => (addr, Some(prefix)),
         None => (word, None),
@@ -198,7 +218,7 @@ fn parse_net(word: &str) -> Option<Rule> {
         Some(prefix) => prefix.parse().ok().filter(|p| *p <= bits)?,
         None => bits,
     };
-    Some(Rule::Net { addr, prefix })
+    Some(AddrRule::Net { addr, prefix })
 }
 
 fn in_net(ip: IpAddr, net: IpAddr, prefix: u8) -> bool {
@@ -246,21 +266,26 @@ mod tests {
 
     #[test]
     fn choice_must_be_allowed_and_required_methods_run_too() {
+        use Method::{Ip, Null, Pword};
         let local_only = AccessList::parse("local").unwrap();
-        let auth = Auth {
-            allowed: Methods::one(Method::Null),
-            required: Methods::one(Method::Ip),
+        let mut auth = Auth {
+            allowed: Methods::one(Null),
+            required: Methods::one(Ip),
             access: local_only,
+            ..Auth::default()
         };
-        let null: [&[u8]; 1] = [b"NULL"];
-        assert!(auth.decide(null.into_iter(), ip("127.0.0.1")));
-        assert!(!auth.decide(null.into_iter(), ip("10.0.0.1")));
-        assert!(!auth.decide([b"IP".as_slice()].into_iter(), ip("127.0.0.1")), "not allowed");
-        assert!(!auth.decide(std::iter::empty(), ip("127.0.0.1")), "none named");
+        let plan = |auth: &Auth, names: &[&str]| auth.plan(names.iter().map(|name| name.as_bytes()));
+        assert_eq!(plan(&auth, &["NULL"]), Some(vec![Null, Ip]));
+        assert_eq!(plan(&auth, &["IP"]), None, "not allowed");
+        assert_eq!(plan(&auth, &[]), None, "none named");
         assert!(!auth.decide_old(ip("10.0.0.1")), "old clients do not bypass required methods");
         assert!(auth.decide_old(ip("127.0.0.1")));
+        auth.required = auth.required.with(Pword);
+        assert!(!auth.decide_old(ip("127.0.0.1")), "they know no passwords");
+        auth.allowed = auth.allowed.with(Pword);
+        assert_eq!(plan(&auth, &["PWORD", "NULL"]), Some(vec![Pword, Null, Ip]));
         let all = Auth::default();
-        assert!(all.decide([b"NULL".as_slice(), b"NULL"].into_iter(), Peer::Local));
-        assert!(!all.decide([b"NULL".as_slice(), b"FOO"].into_iter(), Peer::Local));
+        assert_eq!(plan(&all, &["NULL", "NULL"]), Some(vec![Null, Null]));
+        assert_eq!(plan(&all, &["NULL", "FOO"]), None);
     }
 }

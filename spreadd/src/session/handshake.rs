@@ -5,20 +5,23 @@
 //! spec: client-protocol 2, 12.1
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use spread_wire::handshake::{Accept, AuthChoice, Hello, MethodList, MethodName, RejectCode, Version};
+use spread_wire::handshake::{
+    Accept, AuthChoice, Hello, MethodList, MethodName, Password, RejectCode, Version,
+};
 use spread_wire::{DaemonName, PrivateGroup};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::auth::{Auth, Peer};
-use super::policy::Policy;
+use super::auth::{Auth, Method, Peer};
+use super::policy::{Access, Client};
 use super::registry::Seat;
 
 /// Bytes read at once. A client may send requests ahead, behind the authentication choice.
-const READ_LEN: usize = 4096;
+const READ_LEN: usize = 1024;
 
 /// A refused client may send so many bytes more; they are thrown away so that the code reaches it.
 const LINGER_BYTES_MAX: usize = 64 << 10;
@@ -37,17 +40,18 @@ pub(crate) struct Times {
 /// What the handshake needs to know of the daemon.
 pub(crate) struct Rules<'a> {
     pub(crate) daemon: DaemonName,
-    pub(crate) auth: &'a Auth,
-    pub(crate) policy: &'a dyn Policy,
+    pub(crate) access: &'a Access,
     pub(crate) times: Times,
 }
 
 /// A client that passed.
 #[derive(Debug)]
 pub(crate) struct Established {
-    pub(crate) private: PrivateGroup,
+    pub(crate) client: Client,
     /// Whether it wants membership messages.
     pub(crate) membership: bool,
+    /// Whether it wants to know where messages were dropped.
+    pub(crate) gaps: bool,
     /// Must be sent before anything else.
     pub(crate) accept: BytesMut,
     /// What the client sent ahead.
@@ -70,13 +74,14 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Runs the handshake. On [`Failure::Refused`] the caller frees the seat and calls [`refuse`].
+/// Runs the handshake. `certified` is the name of a certificate that the client has proved to be its own. On [`Failure::Refused`] the caller frees the seat and calls [`refuse`].
 ///
 /// # Cancel safety
 /// Dropping it drops the connection attempt, nothing else.
 pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     peer: Peer,
+    certified: Option<Arc<str>>,
     seat: &mut Seat,
     rules: &Rules<'_>,
 ) -> Result<Established, Failure> {
@@ -88,29 +93,23 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         Some(_) => return Err(Failure::Refused(RejectCode::NOT_UNIQUE)),
         None => seat.invent_name(),
     };
+    let private = PrivateGroup::new(name, rules.daemon);
+    let mut client = Client { private, user: certified, peer };
+    let auth = rules.access.auth();
     let passes = if hello.version.has_auth() {
         let limit = Instant::now() + rules.times.auth;
-        match timeout_at(limit, choose(socket, &mut buf, rules.auth)).await {
-            Ok(choice) => {
-                let choice = choice?;
-                let names: Vec<_> = choice.methods().collect();
-                rules.auth.decide(names.iter().map(MethodName::as_bytes), peer)
-            }
+        match timeout_at(limit, authenticate(socket, &mut buf, &auth, &mut client)).await {
+            Ok(result) => result?,
             Err(_) => false,
         }
     } else {
-        rules.auth.decide_old(peer)
+        auth.decide_old(peer)
     };
-    if !passes || !rules.policy.connect(&name, peer) {
+    if !passes || !rules.access.policy().connect(&client) {
         return Err(Failure::Refused(RejectCode::AUTH));
     }
-    let private = PrivateGroup::new(name, rules.daemon);
-    Ok(Established {
-        private,
-        membership: hello.membership,
-        accept: accept(&private, hello.version),
-        ahead: buf,
-    })
+    let accept = accept(&client.private, hello.version);
+    Ok(Established { client, membership: hello.membership, gaps: hello.gaps, accept, ahead: buf })
 }
 
 async fn read_hello<S: AsyncRead + Unpin>(
@@ -133,6 +132,51 @@ async fn read_hello<S: AsyncRead + Unpin>(
             Ok(Err(error)) => return Err(error.into()),
         }
     }
+}
+
+/// Runs the chosen and the required methods. All are run, also after one has failed: what the client sends for
+/// them is expected. spec: client-protocol 2.5
+async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut S,
+    buf: &mut BytesMut,
+    auth: &Auth,
+    client: &mut Client,
+) -> Result<bool, Failure> {
+    let choice = choose(socket, buf, auth).await?;
+    let names: Vec<_> = choice.methods().collect();
+    let Some(plan) = auth.plan(names.iter().map(MethodName::as_bytes)) else { return Ok(false) };
+    let mut passes = true;
+    for method in plan {
+        passes &= match method {
+            Method::Null => true,
+            Method::Ip => auth.access.allows(client.peer),
+            Method::Pword => password(socket, buf, auth, client).await?,
+        };
+    }
+    Ok(passes)
+}
+
+/// The exchange of the `PWORD` method. spec: client-protocol 2.6
+async fn password<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut S,
+    buf: &mut BytesMut,
+    auth: &Auth,
+    client: &mut Client,
+) -> Result<bool, Failure> {
+    let given = loop {
+        if let Some(password) = Password::decode(buf) {
+            break password;
+        }
+        if !read_more(socket, buf).await? {
+            return Err(Failure::Refused(RejectCode::AUTH));
+        }
+    };
+    let user = auth.passwords.check(given.user(), given.password()).await;
+    let answer = if user.is_some() { Password::GOOD } else { Password::BAD };
+    socket.write_all(&[answer]).await?;
+    let passes = user.is_some();
+    client.user = user.or_else(|| client.user.take());
+    Ok(passes)
 }
 
 /// Offers the methods and waits for the choice.
@@ -194,11 +238,10 @@ pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S, cod
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use spread_wire::PrivateName;
 
     use super::super::auth::{Method, Methods};
+    use super::super::passwords::Passwords;
     use super::super::policy::Permit;
     use super::super::registry::Registry;
     use super::*;
@@ -225,8 +268,9 @@ mod tests {
             far.shutdown().await.unwrap();
         }
         let daemon = DaemonName::new(b"localhost").unwrap();
-        let rules = Rules { daemon, auth, policy: &Permit, times: TIMES };
-        let result = run(&mut near, Peer::Local, &mut seat, &rules).await;
+        let access = Access::new(auth.clone(), Arc::new(Permit));
+        let rules = Rules { daemon, access: &access, times: TIMES };
+        let result = run(&mut near, Peer::Local, None, &mut seat, &rules).await;
         drop(near);
         let mut answer = Vec::new();
         far.read_to_end(&mut answer).await.unwrap();
@@ -298,5 +342,38 @@ mod tests {
         let session = result.unwrap();
         assert_eq!(&session.accept[..], b"\x01\x05\0\x01\x0e#old#localhost");
         assert!(!session.membership, "the flags byte is signed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn passwords_are_asked_for_when_chosen_or_required() {
+        let passwords = Passwords::parse("alice:abgOeLfPimXQo").unwrap();
+        let pword = Methods::one(Method::Pword);
+        let chosen = Auth { allowed: pword, passwords: passwords.clone(), ..Auth::default() };
+        let required = Auth { required: pword, passwords, ..Auth::default() };
+        let with = |choice: &[u8], user: &[u8], password: &[u8]| {
+            let mut bytes = BytesMut::from(&b"\x05\0\x01\0\x02me"[..]);
+            AuthChoice::new([MethodName::new(choice).unwrap()]).encode(&mut bytes);
+            Password::new(user, password).encode(&mut bytes);
+            bytes.extend_from_slice(b"ahead");
+            bytes
+        };
+        for (auth, choice, list) in
+            [(&chosen, &b"PWORD"[..], &b"\x06PWORD "[..]), (&required, b"NULL", b"\x05NULL ")]
+        {
+            let (result, answer) = run_with(auth, &with(choice, b"alice", b"test"), false).await;
+            let session = result.unwrap();
+            assert_eq!(answer, [list, b"\x01"].concat());
+            assert_eq!(session.client.user.as_deref(), Some("alice"));
+            assert_eq!(&session.ahead[..], b"ahead");
+            let (result, answer) = run_with(auth, &with(choice, b"alice", b"wrong"), false).await;
+            assert_eq!(result.unwrap_err(), Failure::Refused(RejectCode::AUTH));
+            assert_eq!(answer, [list, b"\0"].concat());
+        }
+        // Neither silence nor an end gets past it.
+        let silent = &with(b"NULL", b"alice", b"test")[..97];
+        for close in [false, true] {
+            let (result, _) = run_with(&required, silent, close).await;
+            assert_eq!(result.unwrap_err(), Failure::Refused(RejectCode::AUTH));
+        }
     }
 }

@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use spread_groups::SessionId;
-use spread_wire::{Frame, PrivateGroup};
+use spread_wire::Frame;
 use tokio::sync::Semaphore;
 
 use super::outbox::Outbox;
+use super::policy::Client;
 use super::registry::Seat;
 
 /// What a queued request counts beside its own bytes: the memory around it.
@@ -21,7 +22,7 @@ const REQUEST_OVERHEAD: usize = 128;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A client is authenticated. The ring thread keeps its seat until the removal is delivered.
-    Connect { seat: Seat, private: PrivateGroup, membership: bool, outbox: Arc<Outbox> },
+    Connect { seat: Seat, client: Client, membership: bool, outbox: Arc<Outbox> },
     /// Checked requests, in order. None of them is a KILL.
     Requests { id: SessionId, frames: Vec<Frame> },
     /// The client is gone, by its own request (`kill`) or otherwise.

@@ -5,21 +5,29 @@
 //! [`Outbox`](outbox::Outbox). Both wait for their client only: a slow, broken or hostile client hurts itself.
 
 pub(crate) mod auth;
+mod descrypt;
 pub(crate) mod handshake;
 pub(crate) mod inbox;
 pub(crate) mod listen;
 pub(crate) mod outbox;
+mod passwords;
 pub(crate) mod policy;
 pub(crate) mod quiet;
 mod reader;
 pub(crate) mod registry;
+pub(crate) mod rules;
 mod serve;
+pub(crate) mod slow;
+pub(crate) mod spill;
 pub(crate) mod stats;
 mod writer;
 
 pub use auth::{AccessError, AccessList, Auth, Method, Methods, Peer};
 pub use listen::ListenError;
-pub use policy::{Permit, Policy};
+pub use passwords::{PasswordError, Passwords};
+pub use policy::{Client, Permit, Policy};
+pub use rules::{RuleError, Rules};
+pub use slow::{SlowAction, SlowRules};
 pub use stats::SessionStats;
 
 pub(crate) use serve::{Shared, accept_local, accept_tcp};

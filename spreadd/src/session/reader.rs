@@ -9,10 +9,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::task::yield_now;
 
 use super::inbox::Inbox;
+use super::spill::SpillError;
 use super::stats::Counters;
 
-/// Room for reading at the start and of a session that sends little, in bytes.
-const READ_LEN_MIN: usize = 8 << 10;
+/// Room for reading at the start and of a session that sends little, in bytes: what an idle session costs.
+const READ_LEN_MIN: usize = 2 << 10;
 
 /// Room for reading of a session that fills it: bytes taken with one system call. Also what an idle session may
 /// hold, and what one small message keeps alive that waits for a slow client.
@@ -27,6 +28,8 @@ pub(crate) enum End {
     Closed(io::Result<()>),
     /// The client broke the protocol.
     Illegal(FrameError),
+    /// The client does not read, and its messages cannot wait any more.
+    Slow(SpillError),
 }
 
 /// Reads until the session ends. `buf` holds what the client sent during the handshake.

@@ -15,16 +15,17 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::auth::{Auth, Peer};
+use super::auth::Peer;
 use super::handshake::{self, Established, Failure, Rules, Times};
 use super::inbox::{Command, Inbox};
 use super::outbox::Outbox;
-use super::policy::Policy;
+use super::policy::{Access, Client};
 use super::quiet::Quiet;
 use super::reader::{self, End};
 use super::registry::{Registry, Seat};
+use super::spill::{Spill, SpillError, SpillRules};
 use super::stats::Counters;
-use super::writer;
+use super::writer::{WriteEnd, Writer};
 
 /// Refused clients that are waited for until they have taken their code. Further ones are closed at once.
 const LINGERING_MAX: usize = 64;
@@ -38,12 +39,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What all sessions share.
 pub(crate) struct Shared {
     pub(crate) daemon: DaemonName,
-    pub(crate) auth: Auth,
-    pub(crate) policy: Arc<dyn Policy>,
+    pub(crate) access: Arc<Access>,
     pub(crate) times: Times,
     pub(crate) registry: Arc<Registry>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) counters: Arc<Counters>,
+    /// If messages may wait on disk.
+    pub(crate) spill: Option<Arc<SpillRules>>,
     pub(crate) lingering: AtomicUsize,
     /// Log lines about illegal messages.
     pub(crate) illegal: Quiet,
@@ -139,12 +141,12 @@ impl Transport for UnixStream {
 
 /// Handshake, then the session.
 async fn greet<S: Transport>(mut stream: S, peer: Peer, mut seat: Seat, shared: Arc<Shared>) {
-    let rules =
-        Rules { daemon: shared.daemon, auth: &shared.auth, policy: &*shared.policy, times: shared.times };
-    match handshake::run(&mut stream, peer, &mut seat, &rules).await {
+    let rules = Rules { daemon: shared.daemon, access: &shared.access, times: shared.times };
+    match handshake::run(&mut stream, peer, None, &mut seat, &rules).await {
         Ok(session) => {
             shared.counters.sessions_total.add(1);
-            debug!(client = %session.private, %peer, membership = session.membership, "Session established.");
+            let Client { private, user, .. } = &session.client;
+            debug!(client = %private, %peer, ?user, membership = session.membership, "Session established.");
             converse(stream, session, seat, &shared).await;
         }
         Err(Failure::Gone) => {
@@ -160,24 +162,30 @@ async fn greet<S: Transport>(mut stream: S, peer: Peer, mut seat: Seat, shared: 
 
 /// An established session, up to the close of its socket.
 async fn converse<S: Transport>(stream: S, session: Established, seat: Seat, shared: &Shared) {
-    let Established { private, membership, accept, ahead } = session;
-    let id = seat.id;
-    let outbox = Arc::new(Outbox::default());
+    let Established { client, membership, gaps, accept, ahead } = session;
+    let (id, private) = (seat.id, client.private);
+    let outbox = Arc::new(Outbox::new(gaps.then(|| private.as_group())));
+    let spill = shared.spill.as_ref();
+    let spill = spill.map(|rules| Spill::new(Arc::clone(rules), Arc::clone(&shared.counters), private));
     // Known to the ring thread before the client knows: what others send to it now, it gets.
-    shared.inbox.push(Command::Connect { seat, private, membership, outbox: Arc::clone(&outbox) });
+    shared.inbox.push(Command::Connect { seat, client, membership, outbox: Arc::clone(&outbox) });
     let (mut read, mut write) = stream.split();
-    let (broken, write_broke) = oneshot::channel::<()>();
+    let (broken, write_broke) = oneshot::channel::<WriteEnd>();
     let writing = {
         let (outbox, inbox) = (Arc::clone(&outbox), Arc::clone(&shared.inbox));
         tokio::spawn(async move {
+            let relieved = || inbox.wake();
+            let writer = Writer { socket: &mut write, outbox: &outbox, spill, relieved };
             tokio::select! {
                 // Nothing is written any more once the session is dying.
                 biased;
                 () = outbox.dying() => {}
-                end = writer::write_all(&mut write, &accept, &outbox, || inbox.wake()) => {
-                    debug!(?end, "The writer of a session has ended.");
+                end = writer.run(&accept) => {
+                    if let WriteEnd::Socket(error) = &end {
+                        debug!(client = %private, %error, "Cannot write to a client any more.");
+                    }
                     // The reader may have ended first.
-                    let _ = broken.send(());
+                    let _ = broken.send(end);
                 }
             }
             // Kept until the session is closed: dropping it would end the stream early.
@@ -194,11 +202,14 @@ async fn converse<S: Transport>(stream: S, session: Established, seat: Seat, sha
             biased;
             () = outbox.dying() => None,
             end = &mut reading => Some(end),
-            _ = write_broke => {
+            end = write_broke => match end {
+                Ok(WriteEnd::Spill(error)) => Some(End::Slow(error)),
                 // What the client sent before it went away still counts, so it is read to its end, but a
                 // client that closed its receiving side only cannot go on for ever.
-                let end = timeout(READ_AFTER_BREAK, reading).await;
-                Some(end.unwrap_or_else(|_| End::Closed(Err(io::ErrorKind::BrokenPipe.into()))))
+                _ => {
+                    let end = timeout(READ_AFTER_BREAK, reading).await;
+                    Some(end.unwrap_or_else(|_| End::Closed(Err(io::ErrorKind::BrokenPipe.into()))))
+                }
             }
         }
     };
@@ -228,6 +239,21 @@ fn ended(end: &End, client: &PrivateGroup, id: SessionId, shared: &Shared) {
         End::Closed(Err(error)) => {
             counters.ended_by_close_total.add(1);
             debug!(%client, %error, "Session ends: the connection broke.");
+        }
+        End::Slow(error) => {
+            counters.dropped_slow_total.add(1);
+            if let Some(suppressed) = shared.spill.as_ref().and_then(|rules| rules.quiet.admit()) {
+                match error {
+                    SpillError::Full(bytes) => warn!(
+                        %client, bytes, suppressed,
+                        "Session dropped: the client does not read, and no more may wait for it on disk."
+                    ),
+                    SpillError::Io(error) => warn!(
+                        %client, %error, suppressed,
+                        "Session dropped: the client does not read, and its messages cannot be written to disk."
+                    ),
+                }
+            }
         }
         End::Illegal(error) => {
             counters.dropped_illegal_total.add(1);

@@ -72,6 +72,14 @@ counters! {
     dropped_illegal_total,
     /// Dropped: the client did not read what was sent to it.
     dropped_slow_total,
+    /// Messages dropped because their receiver did not read: one per receiver.
+    slow_discarded_total,
+    /// Bytes of these.
+    slow_discarded_bytes_total,
+    /// Messages that waited on disk for a client that did not read.
+    spilled_total,
+    /// Bytes of these.
+    spilled_bytes_total,
     /// Requests taken from clients; what another client sends after they are counted is ordered after them.
     requests_total,
     /// Bytes of these.

@@ -1,5 +1,6 @@
 //! Writes a session's outbox to its socket: as much as there is, with as few system calls as possible.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,6 +10,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::task::yield_now;
 
 use super::outbox::{Load, Outbox, Piece};
+use super::slow::SlowAction;
+use super::spill::{Spill, SpillError};
 
 /// Most slices of one system call: `IOV_MAX` of Linux.
 const SLICES_MAX: usize = 1024;
@@ -22,74 +25,130 @@ const TURN_BYTES_MAX: usize = 256 << 10;
 /// Longest list of slices whose memory is kept for the next one.
 const KEPT_PIECES: usize = 4096;
 
-/// Writes until the outbox dies or the socket fails.
-///
-/// `accept` is what goes out before everything else; it counts as no frame. `relieved` is called when the ring
-/// thread waits for this writer and need not any more.
-pub(crate) async fn write_all<W: AsyncWrite + Unpin>(
-    socket: &mut W,
-    accept: &[u8],
-    outbox: &Outbox,
-    relieved: impl Fn(),
-) -> io::Result<()> {
-    socket.write_all(accept).await?;
-    let mut pieces = Vec::new();
-    loop {
-        while !outbox.take(&mut pieces) {
-            outbox.filled().await;
-        }
-        write_pieces(socket, &pieces, outbox, &relieved).await?;
-        pieces.clear();
-        if pieces.capacity() > KEPT_PIECES {
-            // After a burst; the list goes round between writer, outbox and ring thread.
-            pieces = Vec::new();
-        }
+/// Why writing ended.
+#[derive(Debug)]
+pub(crate) enum WriteEnd {
+    /// The socket failed.
+    Socket(io::Error),
+    /// What waits for the client cannot wait on disk.
+    Spill(SpillError),
+}
+
+impl From<io::Error> for WriteEnd {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
     }
 }
 
-async fn write_pieces<W: AsyncWrite + Unpin>(
-    socket: &mut W,
-    pieces: &[Piece],
-    outbox: &Outbox,
-    relieved: &impl Fn(),
-) -> io::Result<()> {
-    let mut at = 0;
-    // Bytes of `pieces[at]` that are written.
-    let mut offset = 0;
-    let mut turn = 0;
-    loop {
-        let mut done = Load::default();
-        while let Some(piece) = pieces.get(at).filter(|piece| piece.bytes.len() <= offset) {
-            offset -= piece.bytes.len();
-            done.frames += usize::from(piece.ends_frame);
-            done.bytes += piece.bytes.len();
-            at += 1;
+impl From<SpillError> for WriteEnd {
+    fn from(error: SpillError) -> Self {
+        Self::Spill(error)
+    }
+}
+
+/// The writer of a session.
+pub(crate) struct Writer<'a, W, F> {
+    pub(crate) socket: &'a mut W,
+    pub(crate) outbox: &'a Outbox,
+    /// Where messages wait if the client does not read; `None`: they do not.
+    pub(crate) spill: Option<Spill>,
+    /// Called when the ring thread waits for this writer and need not any more.
+    pub(crate) relieved: F,
+}
+
+impl<W: AsyncWrite + Unpin, F: Fn()> Writer<'_, W, F> {
+    /// Writes until the outbox dies or something fails. `accept` is what goes out before everything else; it counts
+    /// as no frame.
+    pub(crate) async fn run(mut self, accept: &[u8]) -> WriteEnd {
+        match self.write_all(accept).await {
+            Ok(never) => match never {},
+            Err(end) => end,
         }
-        outbox.written(done);
-        if outbox.is_relieved() {
-            relieved();
-        }
-        if at == pieces.len() {
-            return Ok(());
-        }
-        // The slices are made in the poll: they live on the stack, not in the task.
-        let n = poll_fn(|cx| {
-            let write = poll_write(socket, cx, &pieces[at..], offset);
-            outbox.set_blocked(write.is_pending());
-            if write.is_pending() && outbox.is_relieved() {
-                relieved();
+    }
+
+    async fn write_all(&mut self, accept: &[u8]) -> Result<Infallible, WriteEnd> {
+        self.socket.write_all(accept).await?;
+        self.socket.flush().await?;
+        let mut pieces = Vec::new();
+        loop {
+            // What is on disk is older than what is in the queue.
+            while let Some(spill) = self.spill.as_mut().filter(|spill| !spill.is_empty()) {
+                spill.absorb(self.outbox).await?;
+                let bytes = spill.read().await?;
+                let piece = Piece { bytes, ends_frame: false, action: SlowAction::Disconnect, mark: false };
+                self.write_pieces(&[piece], false).await?;
             }
-            write
-        })
-        .await?;
-        if n == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            if !self.outbox.take(&mut pieces) {
+                self.outbox.filled().await;
+                continue;
+            }
+            self.write_pieces(&pieces, true).await?;
+            pieces.clear();
+            if pieces.capacity() > KEPT_PIECES {
+                // After a burst; the list goes round between writer, outbox and ring thread.
+                pieces = Vec::new();
+            }
         }
-        offset += n;
-        turn += n;
-        if turn >= TURN_BYTES_MAX {
-            turn = 0;
-            yield_now().await;
+    }
+
+    /// Writes them. `counted`: they are part of the outbox's load.
+    async fn write_pieces(&mut self, pieces: &[Piece], counted: bool) -> Result<(), WriteEnd> {
+        let mut at = 0;
+        // Bytes of `pieces[at]` that are written.
+        let mut offset = 0;
+        let mut turn = 0;
+        loop {
+            let mut done = Load::default();
+            while let Some(piece) = pieces.get(at).filter(|piece| piece.bytes.len() <= offset) {
+                offset -= piece.bytes.len();
+                done.frames += usize::from(piece.ends_frame);
+                done.bytes += piece.bytes.len();
+                at += 1;
+            }
+            if counted {
+                self.outbox.written(done);
+            }
+            if self.outbox.is_relieved() {
+                (self.relieved)();
+            }
+            if at == pieces.len() {
+                return self.until_ready(|socket, cx| Pin::new(socket).poll_flush(cx)).await;
+            }
+            // The slices are made in the poll: they live on the stack, not in the task.
+            let n = self.until_ready(|socket, cx| poll_write(socket, cx, &pieces[at..], offset)).await?;
+            if n == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+            offset += n;
+            turn += n;
+            if turn >= TURN_BYTES_MAX {
+                turn = 0;
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Waits for the socket. Meanwhile the client counts as one that does not read, and its queue may go to disk.
+    async fn until_ready<T>(
+        &mut self,
+        mut poll: impl FnMut(&mut W, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Result<T, WriteEnd> {
+        let Self { socket, outbox, spill, relieved } = self;
+        loop {
+            let ready = poll_fn(|cx| {
+                let result = poll(socket, cx);
+                outbox.set_blocked(result.is_pending());
+                if result.is_pending() && outbox.is_relieved() {
+                    relieved();
+                }
+                result
+            });
+            let Some(spill) = spill else { return Ok(ready.await?) };
+            tokio::select! {
+                biased;
+                result = ready => return Ok(result?),
+                () = outbox.overfull() => spill.absorb(outbox).await?,
+            }
         }
     }
 }
@@ -135,12 +194,14 @@ mod tests {
             expected.extend_from_slice(&bytes);
             added.bytes += bytes.len();
             added.frames += usize::from(i % 3 == 0);
-            batch.push(Piece { bytes: Bytes::from(bytes), ends_frame: i % 3 == 0 });
+            let (bytes, ends_frame) = (Bytes::from(bytes), i % 3 == 0);
+            batch.push(Piece { bytes, ends_frame, action: SlowAction::Disconnect, mark: false });
         }
-        outbox.append(&mut batch, added);
+        outbox.append(&mut batch, added, None);
         let mut got = vec![0; expected.len()];
+        let writer = Writer { socket: &mut near, outbox: &outbox, spill: None, relieved: || {} };
         tokio::select! {
-            end = write_all(&mut near, b"accept", &outbox, || {}) => panic!("the writer ended: {end:?}"),
+            end = writer.run(b"accept") => panic!("the writer ended: {end:?}"),
             read = far.read_exact(&mut got) => { read.unwrap(); }
         }
         assert_eq!(got, expected);

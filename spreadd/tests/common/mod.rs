@@ -7,8 +7,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use spread_wire::handshake::{Accept, AuthChoice, Hello, MethodList, MethodName};
+use bytes::{Buf as _, Bytes, BytesMut};
+use spread_wire::handshake::{Accept, AuthChoice, Hello, MethodList, MethodName, Password};
 use spread_wire::{
     DaemonName, Frame, FrameDecoder, GroupName, Kind, MembershipBody, PrivateName, ServiceType, build,
 };
@@ -32,6 +32,22 @@ pub fn hello(name: &str) -> Vec<u8> {
     let mut out = BytesMut::new();
     let name = (!name.is_empty()).then(|| PrivateName::new(name.as_bytes()).unwrap());
     Hello::new(name, true, 0).encode(&mut out);
+    out.to_vec()
+}
+
+/// The hello of a client that asks for gap marks.
+pub fn hello_gaps(name: &str) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    let name = PrivateName::new(name.as_bytes()).unwrap();
+    Hello { gaps: true, ..Hello::new(Some(name), true, 0) }.encode(&mut out);
+    out.to_vec()
+}
+
+/// The choice of `PWORD` with the answer to its question.
+pub fn password(user: &str, password: &str) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    AuthChoice::new([MethodName::PWORD]).encode(&mut out);
+    Password::new(user.as_bytes(), password.as_bytes()).encode(&mut out);
     out.to_vec()
 }
 
@@ -87,9 +103,14 @@ impl Client {
     }
 
     /// The handshake over `stream`; the bytes that came instead if the daemon refuses.
-    pub fn on(mut stream: TcpStream, name: &str) -> Result<Self, Vec<u8>> {
+    pub fn on(stream: TcpStream, name: &str) -> Result<Self, Vec<u8>> {
+        Self::with(stream, &hello(name), &choice())
+    }
+
+    /// The handshake with these bytes as the hello and behind the list of methods.
+    pub fn with(mut stream: TcpStream, hello: &[u8], choice: &[u8]) -> Result<Self, Vec<u8>> {
         let mut buf = BytesMut::new();
-        stream.write_all(&hello(name)).unwrap();
+        stream.write_all(hello).unwrap();
         loop {
             match MethodList::decode(&mut buf) {
                 Ok(Some(_)) => break,
@@ -100,7 +121,20 @@ impl Client {
                 return Err(buf.to_vec());
             }
         }
-        stream.write_all(&choice()).unwrap();
+        stream.write_all(choice).unwrap();
+        if choice.len() > 90 {
+            // The answer to the password.
+            while buf.is_empty() {
+                if read_more(&mut stream, &mut buf) == 0 {
+                    return Err(Vec::new());
+                }
+            }
+            if buf[0] != Password::GOOD {
+                while read_more(&mut stream, &mut buf) > 0 {}
+                return Err(buf.to_vec());
+            }
+            buf.advance(1);
+        }
         loop {
             match Accept::decode(&mut buf, 0) {
                 Ok(Some(accept)) => {

@@ -2,6 +2,7 @@
 //!
 //! Source: `spec/daemon-config.md#2`, `#3`, `#6`.
 
+mod client;
 mod option;
 
 use std::collections::BTreeMap;
@@ -406,6 +407,7 @@ impl<'a> Checker<'a> {
         self.windows();
         self.all_timeouts();
         self.authentication();
+        self.clients();
         if self.time_format.is_some() || self.precise {
             let mut format = self.time_format.take().unwrap_or_else(|| TimeStamp::DEFAULT_FORMAT.to_owned());
             if self.precise && !format.ends_with("%S") && !format.ends_with("%s") {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Checker;
+use crate::config::client_words;
 use crate::config::diagnostic::{ErrorClass, Problem, WarningClass};
 use crate::config::model::IpVersion;
 use crate::config::options::{
@@ -50,6 +51,15 @@ impl<'a> Checker<'a> {
             ("EventTimeStamp", Value::Str(text)) => self.time_format(text, span),
             ("EventPreciseTimeStamp", _) => self.precise = true,
             ("SocketPortReuse", Value::Reuse(reuse)) => self.options.socket_port_reuse = Some(*reuse),
+            ("TlsClientRequired", Value::Bool(value)) => {
+                self.options.clients.tls_client_required = Some(*value)
+            }
+            (_, Value::Number(number)) if client_words::NUMBERS.contains(&word) => {
+                self.client_number(word, *number, span);
+            }
+            (_, Value::Str(text)) if client_words::TEXTS.contains(&word) => {
+                self.client_text(word, text, span)
+            }
             (_, Value::Bool(value)) => self.boolean(word, *value),
             (_, Value::Number(number)) => self.number(word, *number, span),
             (_, Value::Str(text)) => self.string(word, text, span),
@@ -107,10 +117,13 @@ impl<'a> Checker<'a> {
             "AccessControlPolicy" if text == b"PERMIT" => {
                 self.options.access_control_policy = Some(Policy::Permit);
             }
+            "AccessControlPolicy" if text == b"FILE" => {
+                self.options.access_control_policy = Some(Policy::File);
+            }
             "AccessControlPolicy" => {
                 let message = format!("unknown access policy `{}`", String::from_utf8_lossy(text));
                 let problem = Problem::new(ErrorClass::Value, span.clone(), message);
-                self.error(problem.label("expected `PERMIT`"));
+                self.error(problem.label("expected `PERMIT` or `FILE`"));
             }
             "AllowedAuthMethods" | "RequiredAuthMethods" => self.auth_methods(word, text, span),
             _ if text.is_empty() => {
@@ -188,7 +201,7 @@ impl<'a> Checker<'a> {
                 None => {
                     let name = String::from_utf8_lossy(name);
                     let message = format!(
-                        "`{name}` in `{word}` is not a method and is ignored; methods are NULL and IP"
+                        "`{name}` in `{word}` is not a method and is ignored; methods are NULL, IP and PWORD"
                     );
                     self.warn(WarningClass::UnknownAuthMethod, span, message);
                 }
@@ -218,7 +231,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Whichever of the words stands last in the file.
-    fn last_of(&self, words: &[&str]) -> Option<Range<usize>> {
+    pub(super) fn last_of(&self, words: &[&str]) -> Option<Range<usize>> {
         words.iter().filter_map(|word| self.set.get(word)).max_by_key(|span| span.start).cloned()
     }
 

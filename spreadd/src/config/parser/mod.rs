@@ -22,7 +22,7 @@ use crate::config::diagnostic::{ErrorClass, Found, Problem};
 use crate::config::lexer::{Token, TokenKind};
 use crate::config::model::{ConfigAddr, Use};
 use crate::config::options::{EventFlags, EventPriority, PortReuse};
-use crate::config::words::{OPTIONS, SEGMENT, is_top_level, nearest};
+use crate::config::words::{SEGMENT, is_top_level, nearest, options};
 
 /// Most addresses of a segment.
 pub(super) const SEGMENT_ADDRESSES_MAX: usize = 5;
@@ -182,7 +182,7 @@ impl<'a> Parser<'a> {
             match token.kind {
                 TokenKind::End => break,
                 TokenKind::Keyword(SEGMENT) => self.segment(),
-                TokenKind::Keyword(word) if OPTIONS.contains(&word) => self.option(word),
+                TokenKind::Keyword(word) if options().any(|option| option == word) => self.option(word),
                 TokenKind::Close if self.surplus_braces > 0 => {
                     self.surplus_braces -= 1;
                     self.next();
@@ -209,7 +209,7 @@ impl<'a> Parser<'a> {
             _ => return self.unexpected(token, "an option or `Spread_Segment`"),
         }
         if let Some((word, value)) = text.split_once('=')
-            && let Some(word) = OPTIONS.into_iter().find(|o| *o == word)
+            && let Some(word) = options().find(|o| *o == word)
         {
             return Problem::new(ErrorClass::Syntax, span, format!("`{text}` is one word"))
                 .label("white space is missing around `=`")
@@ -217,7 +217,7 @@ impl<'a> Parser<'a> {
         }
         let problem = Problem::new(ErrorClass::Syntax, span, format!("unknown option `{text}`"))
             .label("expected an option or `Spread_Segment`");
-        match nearest(&text, OPTIONS.into_iter().chain([SEGMENT])) {
+        match nearest(&text, options().chain([SEGMENT])) {
             Some(near) if near.eq_ignore_ascii_case(&text) => {
                 problem.help(format!("upper and lower case count: write `{near}`"))
             }

@@ -1,6 +1,7 @@
 //! Options and their values.
 
 use super::{At, Item, OptionNode, Parser, Value};
+use crate::config::client_words;
 use crate::config::diagnostic::Problem;
 use crate::config::lexer::{Token, TokenKind};
 use crate::config::options::{EventFlags, EventPriority, PortReuse};
@@ -38,6 +39,8 @@ fn takes(word: &str) -> Takes {
         | "RequiredAuthMethods"
         | "AccessControlPolicy"
         | "ActiveIPVersion" => Takes::String,
+        _ if client_words::TEXTS.contains(&word) => Takes::String,
+        _ if client_words::SWITCHES.contains(&word) => Takes::Bool,
         // The windows, the queue and the nine timeouts.
         _ => Takes::Number,
     }
