@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Counters, Hll, Latency, Span, TopK, Window};
+use super::{Counted, Counters, Hll, Latency, Span, TopK, TopWindow, Window};
 use crate::{Entry, unescape};
 
 /// How many different keys are kept; all further ones count under [`OTHER`].
@@ -14,20 +14,23 @@ pub struct Limits {
     pub vhosts: usize,
     /// Methods; about 9 KiB each.
     pub methods: usize,
-    /// Most frequent values of each [`Dimension`]; up to about 700 bytes each.
+    /// Most frequent values of each [`Dimension`] since the start; up to about 400 bytes each.
     pub top: usize,
+    /// The same of each second and each minute of an hour: 125 times as many, up to about 400 bytes each. The error
+    /// of a count over a window is at most the requests of the window divided by this.
+    pub top_window: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { servers: 128, vhosts: 128, methods: 16, top: 1000 }
+        Self { servers: 128, vhosts: 128, methods: 16, top: 1000, top_window: 200 }
     }
 }
 
 /// The key of everything beyond a limit.
 pub const OTHER: &str = "(other)";
 
-/// What the most frequent values are kept of. They are of the whole time since the start.
+/// What the most frequent values are kept of, since the start and over each [`Span`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dimension {
     /// Path without its query.
@@ -140,8 +143,15 @@ pub struct Aggregate {
     vhosts: BTreeMap<Box<str>, Series>,
     methods: BTreeMap<Box<str>, Window>,
     statuses: BTreeMap<u16, Window>,
-    tops: [TopK; Dimension::ALL.len()],
+    tops: [Top; Dimension::ALL.len()],
     clock_ahead: u64,
+}
+
+/// The most frequent values of one dimension.
+#[derive(Clone, Debug)]
+struct Top {
+    all: TopK,
+    window: TopWindow,
 }
 
 /// An entry may name a time this much later than the clock of who counts: clocks differ a little.
@@ -157,7 +167,10 @@ impl Aggregate {
             vhosts: BTreeMap::new(),
             methods: BTreeMap::new(),
             statuses: BTreeMap::new(),
-            tops: std::array::from_fn(|_| TopK::new(limits.top)),
+            tops: std::array::from_fn(|_| Top {
+                all: TopK::new(limits.top),
+                window: TopWindow::new(limits.top_window),
+            }),
             clock_ahead: 0,
         }
     }
@@ -182,13 +195,13 @@ impl Aggregate {
         }
         self.add_request(second, counters, entry);
         if !entry.host.is_empty() {
-            self.top_mut(Dimension::Client).add(entry.host, counters.bytes);
+            self.add_value(Dimension::Client, second, entry.host, counters.bytes);
         }
         for (dimension, text) in
             [(Dimension::Referer, entry.referer_raw), (Dimension::UserAgent, entry.user_agent_raw)]
         {
             if let Some(text) = text.filter(|text| *text != b"-") {
-                self.top_mut(dimension).add(&unescape(text), counters.bytes);
+                self.add_value(dimension, second, &unescape(text), counters.bytes);
             }
         }
     }
@@ -202,14 +215,16 @@ impl Aggregate {
         }
         let Some(target) = line.as_ref().map(|line| line.target.as_ref()).or(entry.path_raw) else { return };
         let path = target.split(|&b| b == b'?').next().unwrap_or(target);
-        self.top_mut(Dimension::Path).add(path, counters.bytes);
+        self.add_value(Dimension::Path, second, path, counters.bytes);
         if entry.status.is_some_and(|status| (400..600).contains(&status)) {
-            self.top_mut(Dimension::FailedPath).add(path, counters.bytes);
+            self.add_value(Dimension::FailedPath, second, path, counters.bytes);
         }
     }
 
-    fn top_mut(&mut self, dimension: Dimension) -> &mut TopK {
-        &mut self.tops[dimension as usize]
+    fn add_value(&mut self, dimension: Dimension, second: i64, value: &[u8], weight: u64) {
+        let top = &mut self.tops[dimension as usize];
+        top.all.add(value, weight);
+        top.window.add(second, value, weight);
     }
 
     /// Everything together.
@@ -237,9 +252,14 @@ impl Aggregate {
         self.statuses.iter().map(|(status, window)| (*status, window))
     }
 
-    /// The most frequent values.
+    /// The most frequent values since the start.
     pub fn top(&self, dimension: Dimension) -> &TopK {
-        &self.tops[dimension as usize]
+        &self.tops[dimension as usize].all
+    }
+
+    /// The `k` most frequent values over `span`, which ends with the second `last`; see [`TopWindow::top`].
+    pub fn top_over(&self, dimension: Dimension, span: Span, last: i64, k: usize) -> Vec<Counted> {
+        self.tops[dimension as usize].window.top(span, last, k)
     }
 
     /// Entries whose time was too far ahead: the clock of a server is wrong.
@@ -292,6 +312,9 @@ mod tests {
         assert_eq!(all.methods().map(|(name, _)| name).collect::<Vec<_>>(), ["GET", "POST"]);
         assert_eq!(all.top(Dimension::Path).top(1)[0].value, b"/a");
         assert_eq!(all.top(Dimension::FailedPath).top(9).len(), 1);
+        let over = |span| all.top_over(Dimension::Path, span, NOW, 9).into_iter().map(|c| (c.value, c.count));
+        assert_eq!(over(Span::Second).collect::<Vec<_>>(), [(b"/a".to_vec(), 2)]);
+        assert_eq!(over(Span::Minute).collect::<Vec<_>>(), [(b"/a".to_vec(), 2), (b"/b".to_vec(), 1)]);
         assert_eq!(all.total().clients(), 2);
         assert_eq!(all.total().latency(Span::TenSeconds, NOW).quantile(0), Some(102), "100 us, to 1/16");
         assert_eq!(all.total().latency(Span::Hour, NOW).max(), Some(300));

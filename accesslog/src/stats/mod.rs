@@ -5,10 +5,12 @@ mod aggregate;
 mod hll;
 mod latency;
 mod topk;
+mod topwindow;
 mod window;
 
 pub use aggregate::{Aggregate, Dimension, Limits, OTHER, Series};
 pub use hll::Hll;
 pub use latency::Latency;
 pub use topk::{Counted, TopK};
+pub use topwindow::TopWindow;
 pub use window::{Counters, Span, Window};

@@ -1,5 +1,7 @@
 //! The most frequent values of a stream (Space-Saving, Metwally et al. 2005): bounded memory, known error.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 /// The values that can be among the most frequent ones, with counts that are never too small.
@@ -9,7 +11,7 @@ use rustc_hash::FxHashMap;
 #[derive(Clone, Debug)]
 pub struct TopK {
     /// Place in `slots` of each value.
-    index: FxHashMap<Box<[u8]>, usize>,
+    index: FxHashMap<Arc<[u8]>, usize>,
     slots: Vec<Slot>,
     /// Places in `slots` as a min-heap by count: the first is the next to be replaced.
     heap: Vec<usize>,
@@ -19,7 +21,7 @@ pub struct TopK {
 
 #[derive(Clone, Debug)]
 struct Slot {
-    value: Box<[u8]>,
+    value: Arc<[u8]>,
     count: u64,
     error: u64,
     weight: u64,
@@ -44,7 +46,7 @@ pub struct Counted {
 const VALUE_LEN_MAX: usize = 256;
 
 impl TopK {
-    /// For `capacity` values, at least 1. Memory: at most about 700 bytes each.
+    /// For `capacity` values, at least 1. Memory: at most about 400 bytes each.
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
         Self { index: FxHashMap::default(), slots: Vec::new(), heap: Vec::new(), capacity, total: 0 }
@@ -65,8 +67,9 @@ impl TopK {
             self.sink(at);
         } else if self.slots.len() < self.capacity {
             let (place, at) = (self.slots.len(), self.heap.len());
-            self.index.insert(value.into(), place);
-            self.slots.push(Slot { value: value.into(), count: 1, error: 0, weight, at });
+            let value: Arc<[u8]> = value.into();
+            self.index.insert(Arc::clone(&value), place);
+            self.slots.push(Slot { value, count: 1, error: 0, weight, at });
             self.heap.push(place);
             self.rise(at);
         } else {
@@ -74,9 +77,10 @@ impl TopK {
             // before.
             let place = self.heap[0];
             let least = &mut self.slots[place];
+            let value: Arc<[u8]> = value.into();
             self.index.remove(&least.value);
-            self.index.insert(value.into(), place);
-            (least.value, least.error, least.weight) = (value.into(), least.count, weight);
+            self.index.insert(Arc::clone(&value), place);
+            (least.value, least.error, least.weight) = (value, least.count, weight);
             least.count += 1;
             self.sink(0);
         }
@@ -116,8 +120,13 @@ impl TopK {
         self.total += other.total;
     }
 
+    /// All values that are kept, in no order.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (&[u8], u64, u64, u64)> {
+        self.slots.iter().map(|slot| (&*slot.value, slot.count, slot.error, slot.weight))
+    }
+
     /// How often a value that is not here can have occurred at most.
-    fn floor(&self) -> u64 {
+    pub(super) fn floor(&self) -> u64 {
         if self.slots.len() < self.capacity { 0 } else { self.slots[self.heap[0]].count }
     }
 
