@@ -5,10 +5,11 @@
 const $ = (id) => document.getElementById(id);
 const COLORS = ["#1098ad", "#e8590c", "#5f3dc4", "#2f9e44", "#c2255c", "#1971c2", "#a9740b", "#495057"];
 const SPANS = [["1s", "1 s"], ["10s", "10 s"], ["1m", "1 min"], ["1h", "1 h"]];
+const OVER = { "1s": "last second", "10s": "last 10 s", "1m": "last minute", "1h": "last hour", start: "since start" };
 const LINES_MAX = 300;
 
 const state = {
-  shot: null, span: "10s", chart: "seconds", paused: false, filter: "", stream: null,
+  shot: null, span: "10s", sinceStart: false, chart: "seconds", paused: false, filter: "", stream: null,
   sort: { key: "name", down: false }, lastLine: 0, history: [], plot: null, plotKey: "",
 };
 
@@ -46,7 +47,8 @@ const latencyOf = (series, span) => series.latency[span === "1s" ? "10s" : span]
 
 function connect() {
   if (state.stream) state.stream.close();
-  const query = new URLSearchParams({ top: "15", count: "200", after: String(state.lastLine) });
+  const over = state.sinceStart ? "start" : state.span;
+  const query = new URLSearchParams({ top: "15", over, count: "200", after: String(state.lastLine) });
   if (state.filter) query.set("filter", state.filter);
   state.stream = new EventSource(`/api/stream?${query}`);
   state.stream.onmessage = (event) => {
@@ -110,13 +112,15 @@ function draw() {
   drawBars("methods", Object.entries(shot.methods).map(([name, w]) => ({
     name, value: w.requests, narrow: `method=${quoted(name)}` })).filter((b) => b.value > 0));
   drawBars("vhosts", shot.vhosts.map((v) => ({
-    name: v.name, value: v.windows[state.span].requests, narrow: `vhost=${quoted(v.name)}` }))
+    name: v.name, value: state.sinceStart ? v.requests : v.windows[state.span].requests, narrow: `vhost=${quoted(v.name)}` }))
     .sort((a, b) => b.value - a.value).slice(0, 15), "The format of the lines has no virtual host.");
   for (const [kind, field] of [["path", "path"], ["failed_path", "path"], ["client", "client"], ["agent", "agent"], ["referer", "referer"]]) {
     drawBars(`top-${kind}`, shot.top[kind].map((t) => ({
       name: t.value, value: t.count, error: t.error, bytes: t.bytes, narrow: `${field}=${quoted(t.value)}` })));
   }
+  for (const place of document.querySelectorAll(".over")) place.textContent = OVER[shot.top_over];
   drawCompare(shot);
+  drawSources(shot);
   drawGroups(shot);
   drawIntake(shot);
   $("notices").replaceChildren(...(shot.notices.length
@@ -319,7 +323,23 @@ function drawCompare(shot) {
     })));
 }
 
+// Who publishes: a line that was missed is said of the server it is missing from.
+function drawSources(shot) {
+  const titles = ["Daemon", "Apache", "Streams", "Lines", "Missed", "Dropped there", "Came twice", "Without number", "Last heard"];
+  $("sources").replaceChildren(
+    el("thead", {}, el("tr", {}, ...titles.map((t) => el("th", { scope: "col" }, t)))),
+    el("tbody", {}, ...shot.sources.map((s) => {
+      const cells = [s.daemon, s.apache || "not known yet", number(s.processes), number(s.lines), number(s.missed), number(s.dropped),
+        number(s.twice), number(s.unnumbered), `${number(Math.max(0, shot.now_ms - s.last_ms) / 1000, 1)} s ago`];
+      return el("tr", {}, ...cells.map((c, i) => el("td", { class: i === 4 && s.missed ? "c5" : "" }, c)));
+    })));
+  if (!shot.sources.length) $("sources").append(el("tbody", {}, el("tr", {}, el("td", { class: "empty", colspan: titles.length }, "None heard yet."))));
+}
+
 function drawGroups(shot) {
+  const daemons = Object.entries(shot.daemons);
+  $("daemons").replaceChildren(...(daemons.length ? [el("ul", {}, ...daemons.map(([daemon, members]) =>
+    el("li", {}, el("b", {}, daemon), ` – ${[...members].join(", ")}`)))] : [el("p", { class: "empty" }, "None seen yet.")]));
   const groups = Object.entries(shot.groups);
   $("groups").replaceChildren(...(groups.length ? groups.flatMap(([group, members]) => [
     el("p", {}, el("b", {}, group), ` – ${members.length} members`),
@@ -334,7 +354,9 @@ function drawIntake(shot) {
     ["counts since", new Date(shot.since_ms).toLocaleString()],
     ["lines, messages", `${number(i.lines)}, ${number(i.messages)}`], ["bytes", bytes(i.bytes)],
     ["lines of another format", rejected.length ? rejected.map(([c, n]) => `${c}: ${number(n)}`).join(", ") : "none"],
-    ["connection lost", i.reconnects ? `${number(i.reconnects)} times, ${duration(i.disconnected_ms * 1000)}: lines were missed` : "never: no line was missed"],
+    ["lines missed", i.missed ? number(i.missed) : "none of the numbered ones"],
+    ["dropped by servers", number(i.dropped)],
+    ["connection lost", i.reconnects ? `${number(i.reconnects)} times, ${duration(i.disconnected_ms * 1000)}: lines of that time were missed` : "never"],
   ];
   if (shot.clock_ahead) rows.push(["times ahead of this clock", number(shot.clock_ahead)]);
   $("intake").replaceChildren(el("table", {}, el("tbody", {}, ...rows.map(([k, v]) =>
@@ -357,7 +379,9 @@ function addLines(lines) {
 
 $("filter-form").addEventListener("submit", (event) => { event.preventDefault(); applyFilter($("filter").value); });
 $("clear").addEventListener("click", () => { applyFilter(""); $("filter").focus(); });
-$("span").addEventListener("change", (event) => { state.span = event.target.value; draw(); });
+// The most frequent values of another window come with the next event; connecting anew brings it at once.
+$("span").addEventListener("change", (event) => { state.span = event.target.value; draw(); connect(); });
+$("since-start").addEventListener("change", (event) => { state.sinceStart = event.target.checked; connect(); });
 $("chart-span").addEventListener("change", (event) => { state.chart = event.target.value; draw(); });
 $("pause").addEventListener("click", () => {
   state.paused = !state.paused;

@@ -308,7 +308,9 @@ impl Condition {
             }
             Self::Members { group, at_least } => {
                 let n = shot.groups.get(group).map_or(0, Vec::len);
-                if n >= *at_least {
+                // Just after a new connection the members are not known yet.
+                let unknown = shot.intake.reconnects > 0 && !shot.groups.contains_key(group);
+                if n >= *at_least || unknown {
                     return Vec::new();
                 }
                 vec![(group.clone(), format!("{group} has {n} members, not {at_least}"))]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use access_log::Format;
 use access_log::stats::Limits;
 use anyhow::Context;
-use clap::{Args, CommandFactory as _, Parser};
+use clap::{Args, CommandFactory as _, Parser, ValueEnum};
 use spread::GroupName;
 
 use crate::state::{Bounds, Shared, State};
@@ -19,7 +19,7 @@ pub struct SourceArgs {
     #[arg(short = 's', long = "spread", value_name = "DAEMON", default_value = "4803")]
     pub daemon: String,
     /// Group that lines are published to; can be given several times
-    #[arg(short, long = "group", value_name = "GROUP", required = true)]
+    #[arg(short, long = "group", value_name = "GROUP", required_unless_present = "backhand_group")]
     pub groups: Vec<String>,
     /// Group of mod_backhand's statistics (BackhandStatsGroup), to show the resources of the machines
     #[arg(long, value_name = "GROUP")]
@@ -27,9 +27,30 @@ pub struct SourceArgs {
     /// Format of the lines: common, combined, vhost_combined, or the string of the LogFormat directive
     #[arg(short, long, value_name = "FORMAT", default_value = "common")]
     pub format: String,
+    /// What is one server in the figures
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
+    pub servers: ServersAre,
+    /// Suffix of the groups in which numbers of lines are told (SpreadLogAudit); empty: these are not joined
+    #[arg(long, value_name = "SUFFIX", default_value = "~")]
+    pub audit_suffix: String,
+}
+
+/// What is one server in the figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ServersAre {
+    /// All Apaches that use one daemon: a host
+    #[default]
+    Daemons,
+    /// Each Apache by the name (main ServerName) that it says, as name@daemon
+    Apaches,
 }
 
 impl SourceArgs {
+    /// The groups, for a title.
+    pub fn title(&self) -> String {
+        self.groups.iter().chain(&self.backhand_group).map(String::as_str).collect::<Vec<_>>().join(" ")
+    }
+
     /// Connects, joins, and begins to count.
     ///
     /// # Errors
@@ -41,10 +62,22 @@ impl SourceArgs {
             let bare = name.strip_prefix('$').unwrap_or(name);
             bare.parse::<GroupName>().with_context(|| format!("--group {name}"))
         };
-        let groups =
-            self.groups.iter().chain(&self.backhand_group).map(group).collect::<anyhow::Result<_>>()?;
+        let logs: Vec<GroupName> = self.groups.iter().map(group).collect::<anyhow::Result<_>>()?;
+        let stats = self.backhand_group.iter().map(group).collect::<anyhow::Result<Vec<_>>>()?;
+        // A name that would be too long is nobody's audit group.
+        let audit =
+            |log: &GroupName| GroupName::new(&[log.as_bytes(), self.audit_suffix.as_bytes()].concat()).ok();
+        let audited = logs.iter().filter(|_| !self.audit_suffix.is_empty());
+        let audits: Vec<(GroupName, GroupName)> =
+            audited.filter_map(|log| audit(log).map(|audit| (audit, *log))).collect();
+        let groups = audits.iter().map(|(audit, _)| *audit).chain(logs).chain(stats).collect();
         let bounds = Bounds { limits: Limits::default(), ..Bounds::default() };
-        let state = Shared::new(State::new(format, bounds, now_ms()));
+        let mut state = State::new(format, bounds, now_ms());
+        state.set_audit_groups(audits);
+        if self.servers == ServersAre::Apaches {
+            state.count_by_apache();
+        }
+        let state = Shared::new(state);
         watch::start(&Source { daemon: self.daemon.clone(), groups }, state.clone())?;
         Ok(state)
     }
@@ -55,7 +88,9 @@ impl SourceArgs {
 #[command(
     name = "spread-top",
     version,
-    after_help = "Examples:\n  spread-top -s 4803 --group site4\n  spread-top --group site4 --once --json --wait 10 | jq .total.windows"
+    after_help = "Examples:\n  spread-top -s 4803 --group site4\n  spread-top --group site4 --once --json --wait 10 | jq .total.windows\n  \
+                  spread-top --group site4 --once --json --over 1m | jq .top.path\n  \
+                  spread-top --backhand-group stats --once --json | jq .machines"
 )]
 pub struct TopArgs {
     #[command(flatten)]
@@ -73,6 +108,9 @@ pub struct TopArgs {
     /// Only entries that fit, e.g. 'status=5xx and server=web1' (with --once)
     #[arg(long, value_name = "EXPRESSION", requires = "once")]
     pub filter: Option<String>,
+    /// Window of the most frequent values: 1s, 10s, 1m, 1h, start (with --once)
+    #[arg(long, value_name = "WINDOW", default_value = "start", requires = "once")]
+    pub over: String,
 }
 
 /// Shows the access log of a whole cluster live: a web page at /, JSON under /api/, Prometheus at /metrics

@@ -1,12 +1,14 @@
 //! All figures at one moment, as the terminal draws them, the page shows them and the API gives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use access_log::stats::{Counters, Dimension, Series, Span, Window};
 use serde::Serialize;
 
 use crate::filter::Filter;
-use crate::state::{ActiveAlert, Intake, Machine, Notice, State};
+use crate::machines::Machine;
+use crate::sources::SourceFigures;
+use crate::state::{ActiveAlert, Intake, Notice, State};
 
 /// Everything at one moment. Times are milliseconds since 1970, durations microseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +25,10 @@ pub struct Snapshot {
     pub daemon: Option<String>,
     /// Members of the log groups.
     pub groups: BTreeMap<String, Vec<String>>,
+    /// Daemons of these members, each with them.
+    pub daemons: BTreeMap<String, BTreeSet<String>>,
+    /// The web servers that were heard, and what of their lines was missed.
+    pub sources: Vec<SourceFigures>,
     /// Everything together.
     pub total: SeriesFigures,
     /// By server, in order of their names.
@@ -33,8 +39,10 @@ pub struct Snapshot {
     pub methods: BTreeMap<String, WindowFigures>,
     /// By status.
     pub statuses: BTreeMap<u16, WindowFigures>,
-    /// The most frequent values since the start.
+    /// The most frequent values over [`top_over`](Self::top_over).
     pub top: BTreeMap<&'static str, Vec<TopFigures>>,
+    /// `1s`, `10s`, `1m`, `1h` or `start` (since the start).
+    pub top_over: &'static str,
     /// Counts of the stream itself (of everything, whatever the filter).
     pub intake: Intake,
     /// Lines whose time is ahead of this machine's clock.
@@ -113,6 +121,34 @@ pub struct TopFigures {
     pub bytes: u64,
 }
 
+/// Which of the most frequent values are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TopList {
+    /// How many of each kind.
+    pub count: usize,
+    /// Over which window; since the start without one.
+    pub over: Option<Span>,
+}
+
+impl From<usize> for TopList {
+    /// Since the start.
+    fn from(count: usize) -> Self {
+        Self { count, over: None }
+    }
+}
+
+/// The window of a name: `1s`, `10s`, `1m`, `1h`, or `start` for none.
+///
+/// # Errors
+/// Any other name: what is expected.
+pub fn parse_over(name: &str) -> Result<Option<Span>, String> {
+    if name == "start" {
+        return Ok(None);
+    }
+    let span = Span::ALL.into_iter().find(|span| span_name(*span) == name);
+    span.map(Some).ok_or_else(|| format!("{name:?}: expected one of 1s, 10s, 1m, 1h, start"))
+}
+
 /// A line is logged when its request ends and arrives a moment later: the running second and the one before
 /// are not complete.
 const LAG_SECONDS: i64 = 2;
@@ -183,8 +219,13 @@ impl SeriesFigures {
 }
 
 impl Snapshot {
-    /// The figures at `now_ms`, with the `top` most frequent values of each kind.
-    pub fn take(state: &mut State, filter: Option<(&str, &Filter)>, now_ms: i64, top: usize) -> Self {
+    /// The figures at `now_ms`, with the most frequent values of each kind.
+    pub fn take(
+        state: &mut State,
+        filter: Option<(&str, &Filter)>,
+        now_ms: i64,
+        top: impl Into<TopList>,
+    ) -> Self {
         Self::ending_with(state, filter, now_ms, now_ms.div_euclid(1000) - LAG_SECONDS, top)
     }
 
@@ -194,12 +235,17 @@ impl Snapshot {
         filter: Option<(&str, &Filter)>,
         now_ms: i64,
         last: i64,
-        top: usize,
+        top: impl Into<TopList>,
     ) -> Self {
+        let top = top.into();
         let (figures, since_ms) = state.figures(filter);
         let minute = |window: &Window| WindowFigures::of(window, Span::Minute, last);
         let top_of = |dimension| {
-            let top = figures.top(dimension).top(top).into_iter().map(|counted| TopFigures {
+            let counted = match top.over {
+                None => figures.top(dimension).top(top.count),
+                Some(span) => figures.top_over(dimension, span, last, top.count),
+            };
+            let top = counted.into_iter().map(|counted| TopFigures {
                 value: String::from_utf8_lossy(&counted.value).into_owned(),
                 count: counted.count,
                 error: counted.error,
@@ -218,11 +264,14 @@ impl Snapshot {
             methods: figures.methods().map(|(name, window)| (name.to_owned(), minute(window))).collect(),
             statuses: figures.statuses().map(|(status, window)| (status, minute(window))).collect(),
             top: Dimension::ALL.into_iter().map(top_of).collect(),
+            top_over: top.over.map_or("start", span_name),
             clock_ahead: figures.clock_ahead(),
             daemon: state.connected().map(str::to_owned),
             groups: state.groups().clone(),
-            intake: state.intake().clone(),
-            machines: state.machines().cloned().collect(),
+            daemons: state.daemons(),
+            sources: state.sources(),
+            intake: state.intake(),
+            machines: state.machines().iter().cloned().collect(),
             alerts: state.alerts().to_vec(),
             notices: state.notices().rev().take(20).cloned().collect(),
         }
@@ -263,7 +312,11 @@ mod tests {
             [("web1", 5), ("web2", 5)]
         );
         assert_eq!(shot.total.seconds.iter().sum::<u64>(), 9);
-        assert_eq!(shot.top["path"].len(), 3);
+        assert_eq!((shot.top["path"].len(), shot.top_over), (3, "start"));
+        let second = TopList { count: 3, over: parse_over("1s").unwrap() };
+        let second = Snapshot::take(&mut state, None, now_ms, second);
+        assert_eq!((second.top["path"].len(), second.top["path"][0].value.as_str()), (1, "/38"));
+        assert!(parse_over("5m").unwrap_err().contains("1m"));
         assert_eq!(shot.statuses[&200].requests, 9);
         let json = serde_json::to_value(&shot).unwrap();
         assert_eq!(json["total"]["windows"]["10s"]["classes"][2], 9);

@@ -1,15 +1,17 @@
 //! What a monitor knows: figures of everything and of each filter in use, the last lines, who is there, and
 //! since when and how completely it counts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use access_log::stats::{Aggregate, Limits};
 use access_log::{Format, LineError, Lines};
-use backhand::Announcement;
-use spread::{Cause, Data, Membership, Message, Reconnected};
+use bytes::Bytes;
+use spread::{Cause, Data, GroupName, Membership, Message, Reconnected};
 
 use crate::filter::Filter;
+use crate::machines::Machines;
+use crate::sources::{Arrived, SourceFigures, Sources};
 
 /// Bounds of a monitor's memory.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +69,14 @@ pub struct Intake {
     pub reconnects: u64,
     /// Time without a connection, in milliseconds.
     pub disconnected_ms: u64,
+    /// Numbered lines that did not come.
+    pub missed: u64,
+    /// Lines that the web servers report as dropped before they were sent.
+    pub dropped: u64,
+    /// Lines that came again and were counted once.
+    pub twice: u64,
+    /// Messages that are neither lines nor a whole frame.
+    pub broken: u64,
 }
 
 /// The figures of one filter.
@@ -90,13 +100,15 @@ pub struct State {
     tail_bytes: usize,
     notices: VecDeque<Notice>,
     groups: BTreeMap<String, Vec<String>>,
-    servers: BTreeMap<Box<[u8]>, Arc<str>>,
+    sources: Sources,
+    audits: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    by_apache: bool,
     intake: Intake,
     since_ms: i64,
     now_ms: i64,
     connected: Option<String>,
     alerts: Vec<ActiveAlert>,
-    machines: BTreeMap<String, Machine>,
+    machines: Machines,
 }
 
 /// An alert that is on.
@@ -109,43 +121,6 @@ pub struct ActiveAlert {
     /// One sentence with the figures.
     pub text: String,
 }
-
-/// Resources of one machine, as its `mod_backhand` announces them.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Machine {
-    /// Host name.
-    pub name: String,
-    /// Where it serves HTTP.
-    pub contact: String,
-    /// Milliseconds since 1970 of the last announcement.
-    pub at_ms: i64,
-    /// Milliseconds between its announcements.
-    pub interval_ms: u32,
-    /// Load average of one minute.
-    pub load: f64,
-    /// Percent of CPU time that is idle.
-    pub cpu_idle: f64,
-    /// Usable CPUs.
-    pub cpus: u32,
-    /// Installed memory in bytes.
-    pub memory: u64,
-    /// Available memory in bytes.
-    pub memory_available: u64,
-    /// Idle workers of its server.
-    pub workers_idle: u32,
-    /// All workers of its server.
-    pub workers: u32,
-    /// Speed of the machine.
-    pub speed: u32,
-    /// It ends soon and wants no more requests.
-    pub draining: bool,
-}
-
-/// Machines that are remembered.
-const MACHINES_MAX: usize = 256;
-
-/// Names of senders that are remembered; more are looked up anew.
-const SENDERS_MAX: usize = 10_000;
 
 impl State {
     /// Begins to count at `now_ms` (milliseconds since 1970).
@@ -160,13 +135,15 @@ impl State {
             tail_bytes: 0,
             notices: VecDeque::new(),
             groups: BTreeMap::new(),
-            servers: BTreeMap::new(),
+            sources: Sources::default(),
+            audits: BTreeMap::new(),
+            by_apache: false,
             intake: Intake::default(),
             since_ms: now_ms,
             now_ms,
             connected: None,
             alerts: Vec::new(),
-            machines: BTreeMap::new(),
+            machines: Machines::default(),
         }
     }
 
@@ -184,53 +161,41 @@ impl State {
 
     fn handle_data(&mut self, now_ms: i64, data: &Data) {
         if data.payload().starts_with(b"BKHS") {
-            self.handle_announcement(now_ms, data.payload());
+            self.machines.handle(now_ms, data.payload());
             return;
         }
+        let target = data.groups().next();
+        let target = target.as_ref().map_or(&b""[..], GroupName::as_bytes);
+        let log = self.audits.get(target).map(|log| &**log);
         let sender = data.sender();
-        let server = self.server_of(sender.as_bytes());
-        self.handle_payload(now_ms, &server, data.payload());
-    }
-
-    /// Takes an announcement of `mod_backhand`. One that cannot be understood changes nothing.
-    pub fn handle_announcement(&mut self, now_ms: i64, payload: &[u8]) {
-        let Ok((announced, _)) = Announcement::decode(payload, &[]) else { return };
-        let stat = announced.stat;
-        let name = stat.hostname.as_str().to_owned();
-        let key = format!("{name} {}", stat.contact);
-        if announced.goodbye {
-            self.machines.remove(&key);
-            return;
-        }
-        if self.machines.len() >= MACHINES_MAX && !self.machines.contains_key(&key) {
-            return;
-        }
-        let machine = Machine {
-            name,
-            contact: stat.contact.to_string(),
-            at_ms: now_ms,
-            interval_ms: announced.interval_ms,
-            load: f64::from(stat.load) / 1000.0,
-            cpu_idle: f64::from(stat.cpu) / 10.0,
-            cpus: stat.ncpu,
-            memory: stat.tmem,
-            memory_available: stat.amem,
-            workers_idle: stat.aservers,
-            workers: stat.nservers,
-            speed: stat.arriba,
-            draining: announced.draining,
+        let message = Arrived {
+            sender: sender.as_bytes(),
+            group: log.unwrap_or(target),
+            audit: log.is_some(),
+            mess_type: data.message_type(),
+            payload: data.to_bytes(),
         };
-        self.machines.insert(key, machine);
+        self.intake.messages += 1;
+        let mut payloads = Vec::<Bytes>::new();
+        let server = self.sources.handle(now_ms, message, &mut payloads);
+        let label = Arc::clone(if self.by_apache { &server.label } else { &server.daemon });
+        for payload in payloads {
+            self.handle_lines(now_ms, &label, &payload);
+        }
     }
 
-    /// The machines that announce their resources, by name.
-    pub fn machines(&self) -> impl Iterator<Item = &Machine> {
-        self.machines.values()
+    /// The machines that announce their resources.
+    pub fn machines(&self) -> &Machines {
+        &self.machines
     }
 
     /// Takes the lines of one message that `server` published. A last line without a line feed counts as one.
     pub fn handle_payload(&mut self, now_ms: i64, server: &Arc<str>, payload: &[u8]) {
         self.intake.messages += 1;
+        self.handle_lines(now_ms, server, payload);
+    }
+
+    fn handle_lines(&mut self, now_ms: i64, server: &Arc<str>, payload: &[u8]) {
         let mut lines = Lines::new(payload);
         for line in lines.by_ref() {
             self.handle_line(now_ms, server, line);
@@ -264,23 +229,11 @@ impl State {
         }
     }
 
-    /// The server is the daemon through which the line came: one runs on each host.
-    fn server_of(&mut self, sender: &[u8]) -> Arc<str> {
-        if let Some(server) = self.servers.get(sender) {
-            return Arc::clone(server);
-        }
-        let text = String::from_utf8_lossy(sender);
-        let daemon = text.rsplit('#').next().filter(|name| !name.is_empty()).unwrap_or("(unknown)");
-        let server: Arc<str> = daemon.into();
-        if self.servers.len() >= SENDERS_MAX {
-            self.servers.clear();
-        }
-        self.servers.insert(sender.into(), Arc::clone(&server));
-        server
-    }
-
     fn handle_membership(&mut self, now_ms: i64, view: &Membership) {
         let group = view.group.to_string();
+        if self.audits.contains_key(group.as_bytes()) {
+            return;
+        }
         let text = match view.cause {
             Cause::Join(member) => format!("{member} joined {group}"),
             Cause::Leave(member) => format!("{member} left {group}"),
@@ -299,6 +252,9 @@ impl State {
 
     fn handle_reconnected(&mut self, now_ms: i64, event: &Reconnected) {
         self.intake.reconnects += 1;
+        self.sources.handle_connection_lost();
+        // Who is in the groups now is told next.
+        self.groups.clear();
         let lost_ms = u64::try_from(event.downtime.as_millis()).unwrap_or(u64::MAX);
         self.intake.disconnected_ms = self.intake.disconnected_ms.saturating_add(lost_ms);
         self.connected = Some(event.address.to_string());
@@ -348,7 +304,8 @@ impl State {
     }
 
     fn view_of_tail(&self, filter: &Filter) -> View {
-        let mut figures = Aggregate::new(self.bounds.limits);
+        let limits = Limits { top_window: self.bounds.limits.top_window.min(50), ..self.bounds.limits };
+        let mut figures = Aggregate::new(limits);
         for kept in &self.tail {
             if let Ok(entry) = self.format.parse(&kept.line)
                 && filter.fits(&kept.server, &entry)
@@ -387,9 +344,40 @@ impl State {
         &self.groups
     }
 
+    /// The daemons that members of the log groups are connected to, each with these members; this monitor's own one
+    /// is always there. A daemon without a member in a log group does not show.
+    pub fn daemons(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut daemons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (group, members) in &self.groups {
+            for member in members {
+                let mut parts = member.trim_start_matches('#').splitn(2, '#');
+                let (name, daemon) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+                daemons.entry(daemon.to_owned()).or_default().insert(format!("{name} in {group}"));
+            }
+        }
+        daemons
+    }
+
+    /// The web servers that were heard.
+    pub fn sources(&self) -> Vec<SourceFigures> {
+        self.sources.list()
+    }
+
     /// Counts of the stream.
-    pub fn intake(&self) -> &Intake {
-        &self.intake
+    pub fn intake(&self) -> Intake {
+        let [missed, dropped, twice, broken] = self.sources.totals();
+        Intake { missed, dropped, twice, broken, ..self.intake.clone() }
+    }
+
+    /// Pairs of audit group and log group: numbers of plain lines are told in the former.
+    pub fn set_audit_groups(&mut self, pairs: impl IntoIterator<Item = (GroupName, GroupName)>) {
+        self.audits =
+            pairs.into_iter().map(|(audit, log)| (audit.as_bytes().into(), log.as_bytes().into())).collect();
+    }
+
+    /// A server of the figures is one Apache (`name@daemon`) from now on, not all of a host.
+    pub fn count_by_apache(&mut self) {
+        self.by_apache = true;
     }
 
     /// The daemon this monitor is connected to.
@@ -432,8 +420,6 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use backhand::stat::{Micros, Name, ServerStat};
-
     use super::*;
 
     const LINE: &str = "192.0.2.4 - - [10/Oct/2000:13:55:36 -0700] \"GET /a HTTP/1.1\" 200 5\n";
@@ -484,34 +470,5 @@ mod tests {
             state.notice(0, "x".to_owned());
         }
         assert_eq!(state.notices().count(), Bounds::default().notices);
-    }
-
-    #[test]
-    fn machines_are_known_from_their_announcements_until_they_say_goodbye() {
-        let mut state = state(1000);
-        let stat = ServerStat {
-            hostname: Name::new("web1").unwrap(),
-            contact: "192.0.2.1:80".parse().unwrap(),
-            load: 1500,
-            cpu: 250,
-            ncpu: 2,
-            ..ServerStat::default()
-        };
-        let mut announced =
-            Announcement { stamp: Micros(1), goodbye: false, draining: false, stat, interval_ms: 1000 };
-        state.handle_announcement(NOW_MS, &announced.encode(None));
-        state.handle_announcement(NOW_MS, b"BKHS nonsense");
-        let machines: Vec<_> = state.machines().map(|m| (m.load, m.cpu_idle, m.cpus, m.at_ms)).collect();
-        assert_eq!(machines, [(1.5, 25.0, 2, NOW_MS)]);
-        announced.goodbye = true;
-        state.handle_announcement(NOW_MS, &announced.encode(None));
-        assert_eq!(state.machines().count(), 0);
-    }
-
-    #[test]
-    fn the_server_is_the_daemon_of_the_sender() {
-        let mut state = state(1000);
-        assert_eq!(&*state.server_of(b"#m12x#web1"), "web1");
-        assert_eq!(&*state.server_of(b"#m12x#"), "(unknown)");
     }
 }

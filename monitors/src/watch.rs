@@ -20,7 +20,7 @@ pub fn now_ms() -> i64 {
 pub struct Source {
     /// Connect string of the daemon.
     pub daemon: String,
-    /// The groups that lines are published to.
+    /// The groups to join: those with numbers of lines before those with the lines.
     pub groups: Vec<GroupName>,
 }
 

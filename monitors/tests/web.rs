@@ -57,6 +57,10 @@ async fn routes_answer_and_wrong_questions_are_explained() {
     }
     let (status, answer) = get("/api/snapshot?filter=status%3Dabc").await;
     assert!(status == 400 && answer.contains("expected a status as"), "{answer}");
+    let (status, answer) = get("/api/snapshot?over=5m").await;
+    assert!(status == 400 && answer.contains("expected one of 1s, 10s, 1m, 1h, start"), "{answer}");
+    let (status, answer) = get("/api/snapshot?over=1m").await;
+    assert!(status == 200 && answer.contains("\"top_over\":\"1m\""), "{answer}");
     assert_eq!(get("/assets/../Cargo.toml").await.0, 404);
     assert_eq!(get("/nothing").await.0, 404);
     assert_eq!(get("/healthz").await.0, 503);

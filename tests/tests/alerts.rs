@@ -15,7 +15,7 @@ use tests::apache::{Mpm, free_address};
 use tests::cluster::Cluster;
 use tests::process::Process;
 use tests::weblog::{self, Place};
-use tests::{bins, load};
+use tests::{bins, load, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -101,4 +101,64 @@ fn failing_requests_and_a_lost_writer_are_told_once_when_they_begin_and_once_whe
     web.signal(Signal::SIGTERM).unwrap();
     web.wait_end(LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
+}
+
+#[test]
+fn an_imbalance_and_a_silent_server_are_told_once_when_they_begin_and_once_when_they_end() {
+    let mut cluster = Cluster::on_loopback(2).unwrap();
+    cluster.start_all().unwrap();
+    for index in 0..2 {
+        cluster.daemon(index).unwrap().wait_printed("daemons=2", LIMIT).unwrap();
+    }
+    let told = cluster.dir().join("told");
+    let rules = cluster.dir().join("alerts.toml");
+    let command = format!(
+        "command = [\"/bin/sh\", \"-c\", \"echo \\\"$ALERT_STATE $ALERT_NAME $ALERT_TEXT\\\" >> {}\"]",
+        told.display()
+    );
+    let text = format!(
+        "[[alert]]\nname = \"imbalance\"\nkind = \"imbalance\"\nfactor = 1.5\nover = \"10s\"\nmin_requests = 20\n{command}\n\
+         [[alert]]\nname = \"silent\"\nkind = \"silent\"\nseconds = 3\n{command}\n"
+    );
+    fs::write(&rules, text).unwrap();
+    let mut web = Command::new(bins::bin("monitors", "spread-web").unwrap());
+    web.args(["-s", &cluster.connect_string(0), "--group", "site4", "--listen", "127.0.0.1:0", "--alerts"])
+        .arg(&rules);
+    let mut web = Process::start("spread-web", cluster.dir(), web).unwrap();
+    web.wait_printed("The page is at", LIMIT).unwrap();
+    let start = |index: usize| {
+        let config = weblog::config(&cluster.connect_string(index), "$site4", "").unwrap();
+        let setup = weblog::setup(&format!("web{index}"), free_address().unwrap(), Mpm::Event, config);
+        weblog::apache(cluster.dir(), Place::Here, setup).unwrap()
+    };
+    let apaches = [start(0), start(1)];
+    let said = |line: &str| {
+        fs::read_to_string(&told).unwrap_or_default().lines().filter(|l| l.contains(line)).count()
+    };
+    // h1 has 38 of 40 requests; then both fall silent, and one speaks again.
+    for n in 0..40 {
+        load::get(apaches[usize::from(n % 20 == 0)].address(), "/index.html").unwrap();
+    }
+    let all = [
+        "begins imbalance h1: 38 requests in 10s, the mean of all is 20",
+        "begins silent h1: no line for",
+        "begins silent h2: no line for",
+        "ends imbalance",
+    ];
+    wait::until("the alerts", LIMIT, || {
+        let counts = all.map(said);
+        if counts == [1; 4] { Ok(()) } else { Err(format!("{counts:?} {:?}", fs::read_to_string(&told))) }
+    })
+    .unwrap();
+    load::get(apaches[1].address(), "/index.html").unwrap();
+    wait::until("the end", LIMIT, || {
+        if said("ends silent silent is over for h2") == 1 { Ok(()) } else { Err(()) }
+    })
+    .unwrap();
+    assert_eq!(said("ends silent silent is over for h1"), 0);
+    web.signal(Signal::SIGTERM).unwrap();
+    web.wait_end(LIMIT).unwrap();
+    for apache in apaches {
+        apache.stop(LIMIT).unwrap();
+    }
 }

@@ -69,16 +69,14 @@ impl TopWindow {
     /// The `k` most frequent values over `span`, which ends with the second `last` (included), the first of them
     /// first; equal counts by value.
     pub fn top(&self, span: Span, last: i64, k: usize) -> Vec<Counted> {
-        let (seconds, minutes) = match span {
-            Span::Hour => {
-                let minute = last.div_euclid(60);
-                ((minute - 59) * 60..=last, minute - 59..=minute)
-            }
-            // No minute is in this range.
-            _ => (last - i64::from(span.seconds()) + 1..=last, 1..=0),
+        let minute = last.div_euclid(60);
+        let (first, minutes) = match span {
+            Span::Hour => ((minute - 59) * 60, Some(minute - 59..=minute)),
+            _ => (last - i64::from(span.seconds()) + 1, None),
         };
-        let seconds = self.seconds.iter().filter(|period| seconds.contains(&period.number));
-        let minutes = self.minutes.iter().filter(|period| minutes.contains(&period.number));
+        let seconds = self.seconds.iter().filter(|period| (first..=last).contains(&period.number));
+        let inside = |period: &&Period| minutes.as_ref().is_some_and(|range| range.contains(&period.number));
+        let minutes = self.minutes.iter().filter(inside);
         sum(seconds.chain(minutes).map(|period| &period.top), k)
     }
 }
@@ -182,7 +180,8 @@ mod tests {
         let mut tops = TopWindow::new(10);
         (0..100).for_each(|_| tops.add(1000, b"/old", 1));
         (0..3).for_each(|_| tops.add(1100, b"/new", 7));
-        let first = |span| tops.top(span, 1100, 1).into_iter().map(|c| (c.value, c.count, c.error, c.weight)).next();
+        let first =
+            |span| tops.top(span, 1100, 1).into_iter().map(|c| (c.value, c.count, c.error, c.weight)).next();
         for span in [Span::Second, Span::TenSeconds, Span::Minute] {
             assert_eq!(first(span), Some((b"/new".to_vec(), 3, 0, 21)), "{span:?}");
         }

@@ -3,7 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::filter::Filter;
-use crate::snapshot::{SeriesFigures, Snapshot};
+use crate::snapshot::{SeriesFigures, Snapshot, TopList, parse_over};
 use crate::state::{State, TailLine};
 
 /// Whether to go on.
@@ -30,14 +30,27 @@ pub enum Panel {
     Statuses,
     /// Lines as they arrive.
     Tail,
-    /// Notices and counts of the stream.
+    /// Two servers or two windows side by side.
+    Compare,
+    /// Resources of the machines.
+    Machines,
+    /// Notices, counts of the stream, who publishes.
     Stream,
 }
 
 impl Panel {
     /// In the order of the keys.
-    pub const ALL: [Self; 7] =
-        [Self::Paths, Self::Failing, Self::Clients, Self::Vhosts, Self::Statuses, Self::Tail, Self::Stream];
+    pub const ALL: [Self; 9] = [
+        Self::Paths,
+        Self::Failing,
+        Self::Clients,
+        Self::Vhosts,
+        Self::Statuses,
+        Self::Tail,
+        Self::Compare,
+        Self::Machines,
+        Self::Stream,
+    ];
 
     /// Its title.
     pub fn title(self) -> &'static str {
@@ -48,6 +61,8 @@ impl Panel {
             Self::Vhosts => "Hosts",
             Self::Statuses => "Statuses",
             Self::Tail => "Tail",
+            Self::Compare => "Compare",
+            Self::Machines => "Machines",
             Self::Stream => "Stream",
         }
     }
@@ -83,6 +98,17 @@ impl Sort {
     }
 }
 
+/// One side of a comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// A server, or all of them.
+    pub server: Option<String>,
+    /// Name of its window.
+    pub span: &'static str,
+}
+
+const SPANS: [&str; 4] = ["1s", "10s", "1m", "1h"];
+
 /// Lines that the tail shows at most.
 const TAIL: usize = 200;
 /// Most frequent values that are taken.
@@ -105,6 +131,12 @@ pub struct App {
     pub sort: Sort,
     /// Selected line of the servers.
     pub selected: usize,
+    /// Selected line of the panel, while it is chosen from; the arrows then move there.
+    pub item: Option<usize>,
+    /// Whether the most frequent values are those since the start, not those of the window.
+    pub since_start: bool,
+    /// What is compared: left and right.
+    pub sides: [Side; 2],
     /// Lines of the panel that are scrolled over.
     pub scroll: usize,
     /// Whether the figures are frozen.
@@ -130,6 +162,9 @@ impl App {
             panel: Panel::Paths,
             sort: Sort::Name,
             selected: 0,
+            item: None,
+            since_start: false,
+            sides: [Side { server: None, span: "10s" }, Side { server: None, span: "1m" }],
             scroll: 0,
             paused: false,
             filter: None,
@@ -145,9 +180,47 @@ impl App {
             return;
         }
         let filter = self.filter.as_ref().map(|(text, filter)| (text.as_str(), filter));
-        self.shot = Some(Snapshot::take(state, filter, now_ms, TOP));
+        let over = if self.since_start { "start" } else { self.span };
+        let top = TopList { count: TOP, over: parse_over(over).unwrap_or_default() };
+        self.shot = Some(Snapshot::take(state, filter, now_ms, top));
         self.tail = state.tail(self.filter.as_ref().map(|(_, filter)| filter), 0, TAIL);
         self.selected = self.selected.min(self.servers().len().saturating_sub(1));
+        let last = self.items().len().checked_sub(1);
+        self.item = self.item.zip(last).map(|(item, last)| item.min(last));
+    }
+
+    /// The lines of the panel that can be chosen: what is shown, and the comparison that narrows to it.
+    pub fn items(&self) -> Vec<String> {
+        let Some(shot) = &self.shot else { return Vec::new() };
+        let top = |kind: &str, field: &str| -> Vec<String> {
+            let values = shot.top.get(kind).map_or(&[][..], Vec::as_slice);
+            values.iter().map(|top| format!("{field}={}", quoted(&top.value))).collect()
+        };
+        match self.panel {
+            Panel::Paths => top("path", "path"),
+            Panel::Failing => top("failed_path", "path"),
+            Panel::Clients => top("client", "client"),
+            Panel::Vhosts => self.vhosts().iter().map(|v| format!("vhost={}", quoted(&v.name))).collect(),
+            Panel::Statuses => shot.statuses.keys().map(|status| format!("status={status}")).collect(),
+            Panel::Tail | Panel::Compare | Panel::Machines | Panel::Stream => Vec::new(),
+        }
+    }
+
+    /// The virtual hosts, the busiest of the window first.
+    pub fn vhosts(&self) -> Vec<&SeriesFigures> {
+        let mut hosts: Vec<&SeriesFigures> = self.shot.iter().flat_map(|shot| &shot.vhosts).collect();
+        let requests = |host: &SeriesFigures| match self.since_start {
+            true => host.requests,
+            false => host.windows.get(self.span).map_or(0, |w| w.requests),
+        };
+        hosts.sort_by_key(|host| std::cmp::Reverse(requests(host)));
+        hosts
+    }
+
+    /// The figures of one side, of everything if its server is not there.
+    pub fn side<'a>(&self, shot: &'a Snapshot, side: &Side) -> &'a SeriesFigures {
+        let server = |name: &String| shot.servers.iter().find(|server| server.name == *name);
+        side.server.as_ref().and_then(server).unwrap_or(&shot.total)
     }
 
     /// The servers in the chosen order.
@@ -169,7 +242,7 @@ impl App {
 
     /// Durations are kept from ten seconds on.
     pub fn latency_span(&self) -> &'static str {
-        if self.span == "1s" { "10s" } else { self.span }
+        latency_span(self.span)
     }
 
     /// Does what a key asks for.
@@ -193,22 +266,40 @@ impl App {
                 self.error = None;
                 self.editing = Some(self.filter.as_ref().map_or(String::new(), |(text, _)| text.clone()));
             }
+            KeyCode::Esc if self.item.is_some() => self.item = None,
             KeyCode::Esc | KeyCode::Backspace => self.set_filter(""),
+            KeyCode::Char('t') => self.since_start = !self.since_start,
+            KeyCode::Char('c') => self.show(Panel::Compare),
+            KeyCode::Char('a') => self.next_server(0),
+            KeyCode::Char('b') => self.next_server(1),
+            KeyCode::Char('A') => self.sides[0].span = next(&SPANS, self.sides[0].span),
+            KeyCode::Char('B') => self.sides[1].span = next(&SPANS, self.sides[1].span),
+            KeyCode::Right => self.item = (!self.items().is_empty()).then_some(0),
+            KeyCode::Left => self.item = None,
             KeyCode::Char('s') => self.sort = next(&Sort::ALL, self.sort),
-            KeyCode::Tab => {
-                self.panel = next(&Panel::ALL, self.panel);
-                self.scroll = 0;
+            KeyCode::Tab => self.show(next(&Panel::ALL, self.panel)),
+            KeyCode::BackTab => {
+                self.show(next(&Panel::ALL.iter().rev().copied().collect::<Vec<_>>(), self.panel))
             }
-            KeyCode::Up | KeyCode::Char('k') => self.selected = self.selected.saturating_sub(1),
-            KeyCode::Down | KeyCode::Char('j') => {
-                self.selected = (self.selected + 1).min(self.servers().len().saturating_sub(1));
-            }
+            KeyCode::Up | KeyCode::Char('k') => match &mut self.item {
+                Some(item) => *item = item.saturating_sub(1),
+                None => self.selected = self.selected.saturating_sub(1),
+            },
+            KeyCode::Down | KeyCode::Char('j') => match self.item {
+                Some(item) => self.item = Some((item + 1).min(self.items().len().saturating_sub(1))),
+                None => self.selected = (self.selected + 1).min(self.servers().len().saturating_sub(1)),
+            },
             KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(5),
             KeyCode::PageDown => self.scroll = (self.scroll + 5).min(TAIL),
             KeyCode::Enter => {
-                let name = self.servers().get(self.selected).map(|server| server.name.clone());
-                if let Some(name) = name {
-                    self.set_filter(&format!("server=\"{name}\""));
+                let of_server =
+                    || self.servers().get(self.selected).map(|s| format!("server={}", quoted(&s.name)));
+                let clause = match self.item {
+                    Some(item) => self.items().get(item).cloned(),
+                    None => of_server(),
+                };
+                if let Some(clause) = clause {
+                    self.narrow(&clause);
                 }
             }
             _ => {}
@@ -232,6 +323,30 @@ impl App {
         }
     }
 
+    fn show(&mut self, panel: Panel) {
+        (self.panel, self.scroll, self.item) = (panel, 0, None);
+    }
+
+    /// The next server for a side; all of them after the last.
+    fn next_server(&mut self, side: usize) {
+        let names: Vec<&String> = self.shot.iter().flat_map(|shot| &shot.servers).map(|s| &s.name).collect();
+        let at = self.sides[side].server.as_ref().and_then(|name| names.iter().position(|n| *n == name));
+        self.sides[side].server = names.get(at.map_or(0, |at| at + 1)).map(|name| (*name).clone());
+        self.show(Panel::Compare);
+    }
+
+    /// Only what fits the filter and this, too.
+    fn narrow(&mut self, clause: &str) {
+        let text = match &self.filter {
+            Some((text, _)) if text.contains(clause) => text.clone(),
+            Some((text, _)) if text.contains(" or ") => format!("({text}) and {clause}"),
+            Some((text, _)) => format!("{text} and {clause}"),
+            None => clause.to_owned(),
+        };
+        self.set_filter(&text);
+        self.item = None;
+    }
+
     /// Sets the filter, or says what is wrong with it and lets the user go on editing.
     fn set_filter(&mut self, text: &str) {
         let text = text.trim();
@@ -252,6 +367,16 @@ impl App {
             }
         }
     }
+}
+
+/// Durations are kept from ten seconds on.
+pub(super) fn latency_span(span: &'static str) -> &'static str {
+    if span == "1s" { "10s" } else { span }
+}
+
+/// A value as the filter reads it; what cannot be written there matches anything.
+fn quoted(value: &str) -> String {
+    format!("\"{}\"", value.replace('"', "*"))
 }
 
 fn next<T: Copy + PartialEq>(all: &[T], now: T) -> T {

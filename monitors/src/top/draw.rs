@@ -4,18 +4,23 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Sparkline, Table};
+use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Sparkline, Table};
 
 use super::app::{App, Panel};
-use crate::snapshot::{LatencyFigures, SeriesFigures, Snapshot, TopFigures, WindowFigures};
+use super::panel::draw_panel;
+use crate::snapshot::{LatencyFigures, SeriesFigures, Snapshot, WindowFigures};
 
 const HELP: &str = "\
  1 2 3 4     figures of 1 s, 10 s, 1 min, 1 h
+ t           lists of that window, or since the start
  up down     select a server     Enter  only this server
+ right left  select in the panel, and back; Enter: only this one
  /           filter, e.g. status=5xx and path~/api/
  Esc         no filter
  s           sort servers by name, req/s, Mbit/s, errors, p95
  Tab         next panel          PgUp PgDn  scroll it
+ c           compare   a b  next server left, right
+                       A B  next window left, right
  p           pause               q  leave";
 
 /// Draws everything.
@@ -23,10 +28,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     let area = frame.area();
     let Some(shot) = &app.shot else { return };
     let servers = u16::try_from(shot.servers.len()).unwrap_or(u16::MAX).clamp(1, (area.height / 3).max(3));
+    let tall = area.height > 30 || !matches!(app.panel, Panel::Compare | Panel::Machines);
     let [head, totals, spark, table, panel, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(2),
-        Constraint::Length(3),
+        // A comparison or a list of machines is worth more than the chart.
+        Constraint::Length(if tall { 3 } else { 0 }),
         Constraint::Length(servers + 1),
         Constraint::Min(4),
         Constraint::Length(1),
@@ -42,7 +49,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     draw_foot(frame, foot, app);
     if app.help {
         let width = 66.min(area.width);
-        let height = 9.min(area.height);
+        let height = 13.min(area.height);
         let place = Rect::new((area.width - width) / 2, (area.height - height) / 2, width, height);
         frame.render_widget(Clear, place);
         frame.render_widget(Paragraph::new(HELP).block(Block::bordered().title(" Keys ")), place);
@@ -54,9 +61,11 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, app: &App, shot: &Snapshot) {
         Some(daemon) => Span::from(format!("daemon {daemon}")).green(),
         None => Span::from("not connected").red(),
     };
-    let missed = match shot.intake.reconnects {
-        0 => Span::from("no line missed"),
-        n => Span::from(format!("connection lost {n} times: lines were missed")).red(),
+    let missed = match (shot.intake.reconnects, shot.intake.missed) {
+        (0, 0) => Span::from("no line missed"),
+        (0, missed) => Span::from(format!("{missed} lines missed")).red(),
+        (n, 0) => Span::from(format!("connection lost {n} times: lines were missed")).red(),
+        (n, missed) => Span::from(format!("connection lost {n} times, {missed} lines missed or more")).red(),
     };
     let since = (shot.now_ms - shot.since_ms) / 1000;
     let mut line = Line::from(vec![
@@ -169,83 +178,6 @@ fn bars(values: &[u64], width: usize) -> String {
     shown.iter().map(|&value| BLOCKS[level(value)]).collect()
 }
 
-fn draw_panel(frame: &mut Frame<'_>, area: Rect, app: &App, shot: &Snapshot) {
-    let mut title = Line::default();
-    for panel in Panel::ALL {
-        let span = Span::from(format!(" {} ", panel.title()));
-        title.push_span(if panel == app.panel { span.reversed() } else { span.dim() });
-    }
-    let block = Block::new().borders(Borders::TOP).title(title);
-    let inner = block.inner(area);
-    frame.render_widget(block, area);
-    let height = usize::from(inner.height);
-    let lines: Vec<Line<'_>> = match app.panel {
-        Panel::Paths => top_lines(shot, "path"),
-        Panel::Failing => top_lines(shot, "failed_path"),
-        Panel::Clients => top_lines(shot, "client"),
-        Panel::Vhosts => {
-            shot.vhosts.iter().map(|host| count_line(host.requests, host.bytes, &host.name)).collect()
-        }
-        Panel::Statuses => {
-            let line = |(status, w): (&u16, &WindowFigures)| {
-                Line::from(format!("{:>10} in the last minute  {status}", w.requests))
-            };
-            shot.statuses.iter().map(line).collect()
-        }
-        Panel::Tail => app
-            .tail
-            .iter()
-            .map(|kept| {
-                let text = String::from_utf8_lossy(kept.line.trim_ascii_end()).into_owned();
-                Line::from(vec![Span::from(format!("{} ", kept.server)).cyan(), Span::from(text)])
-            })
-            .collect(),
-        Panel::Stream => stream_lines(shot),
-    };
-    // The tail is read from its end, everything else from its head.
-    let skip = match app.panel {
-        Panel::Tail => lines.len().saturating_sub(height + app.scroll),
-        _ => app.scroll.min(lines.len().saturating_sub(height)),
-    };
-    frame.render_widget(Paragraph::new(lines.into_iter().skip(skip).take(height).collect::<Vec<_>>()), inner);
-}
-
-fn top_lines<'a>(shot: &'a Snapshot, kind: &str) -> Vec<Line<'a>> {
-    let line = |top: &'a TopFigures| {
-        let mut line = count_line(top.count, top.bytes, &top.value);
-        if top.error > 0 {
-            line.push_span(Span::from(format!("  (at most {} too many)", top.error)).dim());
-        }
-        line
-    };
-    shot.top.get(kind).map(|top| top.iter().map(line).collect()).unwrap_or_default()
-}
-
-fn count_line(count: u64, bytes: u64, name: &str) -> Line<'_> {
-    Line::from(vec![Span::from(format!("{count:>10} {:>9}  ", size(bytes))), Span::from(printable(name))])
-}
-
-fn stream_lines(shot: &Snapshot) -> Vec<Line<'_>> {
-    let intake = &shot.intake;
-    let mut lines = vec![Line::from(format!(
-        "{} lines in {} messages, {}; {} are not of the format",
-        intake.lines,
-        intake.messages,
-        size(intake.bytes),
-        intake.rejected.values().sum::<u64>(),
-    ))];
-    for (group, members) in &shot.groups {
-        lines.push(Line::from(format!("{group}: {}", members.join(" "))));
-    }
-    let age = |at_ms: i64| elapsed((shot.now_ms - at_ms) / 1000);
-    lines.extend(
-        shot.notices
-            .iter()
-            .map(|notice| Line::from(format!("{:>8} ago  {}", age(notice.at_ms), notice.text))),
-    );
-    lines
-}
-
 fn draw_foot(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let line = match (&app.editing, &app.error, &app.filter) {
         (Some(text), None, _) => {
@@ -258,7 +190,8 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, app: &App) {
             Line::from(vec![Span::from(format!("filter: {text}")).yellow(), Span::from("   Esc: none").dim()])
         }
         (None, _, None) => Line::from(format!(
-            "? keys  1-4 span  / filter  Enter drill  s sort: {}  Tab panel  q quit",
+            "? keys  1-4 span  t lists: {}  / filter  Enter drill  s sort: {}  q quit",
+            if app.since_start { "all" } else { app.span },
             app.sort.title()
         ))
         .dim(),
@@ -267,15 +200,15 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, app: &App) {
 }
 
 /// Text of strangers: control characters must not reach the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn rate(n: f64) -> String {
+pub(super) fn rate(n: f64) -> String {
     if n >= 100.0 || n == 0.0 { format!("{n:.0}") } else { format!("{n:.1}") }
 }
 
-fn duration(micros: Option<u64>) -> String {
+pub(super) fn duration(micros: Option<u64>) -> String {
     match micros {
         None => "-".to_owned(),
         Some(us @ ..1000) => format!("{us}us"),
@@ -285,7 +218,7 @@ fn duration(micros: Option<u64>) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let mut n = bytes as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if n < 1000.0 {
@@ -296,7 +229,7 @@ fn size(bytes: u64) -> String {
     format!("{n:.1} TB")
 }
 
-fn elapsed(seconds: i64) -> String {
+pub(super) fn elapsed(seconds: i64) -> String {
     match seconds.max(0) {
         s @ ..60 => format!("{s} s"),
         s @ ..3600 => format!("{} min", s / 60),
@@ -354,7 +287,7 @@ mod tests {
             "1 clients, 40 requests in all  p50 2.5ms p95 2.5ms p99 2.5ms",
             "SERVER            req/s Mbit/s   2xx  3xx  4xx  5xx   p50   p95   p99",
             "web1                2.0   2.00    10    0   10    0 2.5ms 2.5ms 2.5ms",
-            " Paths  Failing  Clients  Hosts  Statuses  Tail  Stream ",
+            " Paths  Failing  Clients  Hosts  Statuses  Tail  Compare  Machines  Stream ",
             "        20    2.5 MB  /a",
             "q quit",
         ] {
@@ -390,6 +323,55 @@ mod tests {
         let text = screen(&app, 80, 24);
         assert!(text.contains("filter: server=\"web2\"") && !text.contains("web1"), "{text}");
         assert!(text.contains("20 requests in all"), "{text}");
+    }
+
+    #[test]
+    fn a_path_of_the_panel_is_drilled_into() {
+        let mut state = state();
+        let mut app = App::new("site4");
+        app.refresh(&mut state, NOW_MS);
+        for code in [KeyCode::Enter, KeyCode::Right, KeyCode::Down, KeyCode::Enter] {
+            app.handle_key(KeyEvent::new(code, KeyModifiers::NONE));
+            app.refresh(&mut state, NOW_MS);
+        }
+        let text = screen(&app, 80, 24);
+        assert!(text.contains("filter: server=\"web1\" and path=\"/b\""), "{text}");
+        assert!(text.contains("10 requests in all"), "{text}");
+    }
+
+    #[test]
+    fn two_servers_and_two_windows_stand_side_by_side() {
+        let mut state = state();
+        let mut app = App::new("site4");
+        app.refresh(&mut state, NOW_MS);
+        for c in ['a', 'b', 'b'] {
+            app.handle_key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE));
+        }
+        let text = screen(&app, 80, 24);
+        for part in [
+            "                      web1 10s               web2 1m   right / left",
+            "requests/s                 2.0                  0.33           0.17",
+            "4xx %                    50.00                  0.00              -",
+            "p95                      2.5ms                 2.5ms           1.00",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        app.handle_key(KeyEvent::new(KeyCode::Char('B'), KeyModifiers::NONE));
+        assert!(screen(&app, 80, 24).contains("web2 1h"));
+        assert!(screen(&app, 60, 12).contains("web2 1h"), "{}", screen(&app, 60, 12));
+    }
+
+    #[test]
+    fn lists_are_of_the_window_or_since_the_start() {
+        let mut state = state();
+        let mut app = App::new("site4");
+        // The lines are of 23 s before.
+        app.refresh(&mut state, NOW_MS + 20_000);
+        assert!(!screen(&app, 80, 24).contains("2.5 MB  /a"));
+        app.handle_key(KeyEvent::new(KeyCode::Char('t'), KeyModifiers::NONE));
+        app.refresh(&mut state, NOW_MS + 20_000);
+        let text = screen(&app, 80, 24);
+        assert!(text.contains("2.5 MB  /a") && text.contains("t lists: all"), "{text}");
     }
 
     #[test]

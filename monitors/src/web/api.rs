@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio_stream::wrappers::IntervalStream;
 use tokio_stream::{Stream, StreamExt};
 
-use crate::filter::{Filter, FilterError};
+use crate::filter::Filter;
 use crate::history::History;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, TopList, parse_over};
 use crate::state::{Shared, TailLine};
 use crate::watch::now_ms;
 
@@ -25,6 +25,8 @@ pub(super) struct Params {
     filter: Option<String>,
     /// Most frequent values of each kind.
     top: Option<usize>,
+    /// Window of the most frequent values; since the start without one.
+    over: Option<String>,
     /// Lines.
     count: Option<usize>,
     /// Number of the last line that is known.
@@ -35,16 +37,21 @@ pub(super) struct Params {
 type Named = Option<(String, Filter)>;
 
 impl Params {
-    fn filter(&self) -> Result<Named, FilterError> {
+    fn filter(&self) -> Result<Named, Refusal> {
         let text = self.filter.as_deref().map_or("", str::trim);
         if text.is_empty() {
             return Ok(None);
         }
-        Filter::parse(text).map(|filter| Some((text.to_owned(), filter)))
+        match Filter::parse(text) {
+            Ok(filter) => Ok(Some((text.to_owned(), filter))),
+            Err(error) => Err(Refusal { at: Some(error.at), error: error.to_string() }),
+        }
     }
 
-    fn top(&self) -> usize {
-        self.top.unwrap_or(20).min(COUNT_MAX)
+    fn top(&self) -> Result<TopList, Refusal> {
+        let over = parse_over(self.over.as_deref().unwrap_or("start"))
+            .map_err(|expected| Refusal { error: format!("over={expected}"), at: None })?;
+        Ok(TopList { count: self.top.unwrap_or(20).min(COUNT_MAX), over })
     }
 
     fn count(&self) -> usize {
@@ -52,9 +59,19 @@ impl Params {
     }
 }
 
-fn refuse(error: &FilterError) -> Response {
-    let body = Json(serde_json::json!({ "error": error.to_string(), "at": error.at }));
-    (StatusCode::BAD_REQUEST, body).into_response()
+/// Why a question cannot be answered.
+#[derive(Serialize)]
+struct Refusal {
+    error: String,
+    /// Where in the filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<usize>,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (StatusCode::BAD_REQUEST, Json(self)).into_response()
+    }
 }
 
 fn named(filter: &Named) -> Option<(&str, &Filter)> {
@@ -87,18 +104,18 @@ fn lines(state: &Shared, filter: &Named, after: u64, count: usize) -> Vec<Line> 
 }
 
 pub(super) async fn snapshot(State(state): State<Shared>, Query(params): Query<Params>) -> Response {
-    match params.filter() {
-        Ok(filter) => {
-            Json(Snapshot::take(&mut state.lock(), named(&filter), now_ms(), params.top())).into_response()
+    match params.filter().and_then(|filter| Ok((filter, params.top()?))) {
+        Ok((filter, top)) => {
+            Json(Snapshot::take(&mut state.lock(), named(&filter), now_ms(), top)).into_response()
         }
-        Err(error) => refuse(&error),
+        Err(refusal) => refusal.into_response(),
     }
 }
 
 pub(super) async fn tail(State(state): State<Shared>, Query(params): Query<Params>) -> Response {
     match params.filter() {
         Ok(filter) => Json(lines(&state, &filter, params.after.unwrap_or(0), params.count())).into_response(),
-        Err(error) => refuse(&error),
+        Err(refusal) => refusal.into_response(),
     }
 }
 
@@ -112,14 +129,21 @@ struct Tick {
 
 /// Every second the figures and the new lines.
 pub(super) async fn stream(State(state): State<Shared>, Query(params): Query<Params>) -> Response {
-    match params.filter() {
-        Ok(filter) => Sse::new(ticks(state, params, filter)).keep_alive(KeepAlive::default()).into_response(),
-        Err(error) => refuse(&error),
+    match params.filter().and_then(|filter| Ok((filter, params.top()?))) {
+        Ok((filter, top)) => {
+            Sse::new(ticks(state, &params, filter, top)).keep_alive(KeepAlive::default()).into_response()
+        }
+        Err(refusal) => refusal.into_response(),
     }
 }
 
-fn ticks(state: Shared, params: Params, filter: Named) -> impl Stream<Item = Result<Event, axum::Error>> {
-    let (top, count, mut after) = (params.top(), params.count(), params.after.unwrap_or(0));
+fn ticks(
+    state: Shared,
+    params: &Params,
+    filter: Named,
+    top: TopList,
+) -> impl Stream<Item = Result<Event, axum::Error>> + use<> {
+    let (count, mut after) = (params.count(), params.after.unwrap_or(0));
     IntervalStream::new(tokio::time::interval(Duration::from_secs(1))).map(move |_| {
         let snapshot = Snapshot::take(&mut state.lock(), named(&filter), now_ms(), top);
         let lines = lines(&state, &filter, after, count);

@@ -83,6 +83,19 @@ fn render(state: &mut Figures, now_ms: i64) -> String {
         "Connections to the daemon that were lost and made again.",
     );
     out.sample("spread_log_reconnects_total", "", intake.reconnects);
+    for (name, value, help) in [
+        ("spread_log_missed_lines", intake.missed, "Numbered lines that did not come."),
+        ("spread_log_dropped_lines_total", intake.dropped, "Lines that the web servers report as dropped."),
+        ("spread_log_repeated_lines_total", intake.twice, "Lines that came again and were counted once."),
+        ("spread_log_broken_messages_total", intake.broken, "Messages that are neither lines nor a frame."),
+    ] {
+        out.family(
+            name, // A missing line may still come.
+            if name.contains("missed") { "gauge" } else { "counter" },
+            help,
+        );
+        out.sample(name, "", value);
+    }
     out.family("spread_log_connected", "gauge", "1 while connected to a daemon.");
     out.sample("spread_log_connected", "", u8::from(state.connected().is_some()));
     out.family("spread_log_group_members", "gauge", "Members of each log group.");
@@ -121,6 +134,24 @@ mod tests {
 
     use super::*;
     use crate::state::Bounds;
+
+    /// However many servers, hosts, paths and clients there are, the samples stay few.
+    #[test]
+    fn the_number_of_samples_is_bounded() {
+        let mut state = Figures::new(Format::named("common").unwrap(), Bounds::default(), 0);
+        for n in 0..1000 {
+            let line = format!(
+                "192.0.2.{n} - - [10/Oct/2000:13:55:36 -0700] \"M{n} /{n} HTTP/1.1\" {} 5\n",
+                100 + n % 500
+            );
+            state.handle_payload(971_211_336_000, &format!("web{n}").into(), line.as_bytes());
+        }
+        let text = render(&mut state, 971_211_336_000);
+        let samples = text.lines().filter(|line| !line.starts_with('#')).count();
+        let servers = access_log::stats::Limits::default().servers + 1;
+        // Six classes, bytes, three quantiles, the last time; and what is there once.
+        assert!(samples <= servers * 11 + 40, "{samples}");
+    }
 
     #[test]
     fn labels_are_few_and_escaped() {
