@@ -224,7 +224,7 @@ impl Ring {
 
     pub(crate) fn on_gather_join(&mut self, from: Mid, join: Join) {
         let me = self.me;
-        if self.gather.fail.contains(from) || self.is_stranger_apart(from) {
+        if self.gather.fail.contains(from) || self.is_stranger_apart(from, &join) {
             self.stats.drops.join += 1;
             return;
         }
@@ -268,14 +268,20 @@ impl Ring {
         }
     }
 
-    /// Whether a daemon that is no candidate yet is known not to hear one of them: it stays outside.
-    fn is_stranger_apart(&self, from: Mid) -> bool {
+    /// Whether a daemon that is no candidate yet is known not to hear one of them, or wants to bring somebody who
+    /// does not: it stays outside. Otherwise two rings that cannot be one, and both merge with a third one at the
+    /// same moment, bring all together, fall apart, and begin again at once.
+    fn is_stranger_apart(&self, from: Mid, join: &Join) -> bool {
         let (now, hearing) = (self.now, &self.hearing);
-        if self.gather.proc.contains(from) || self.conf.contains(from) {
+        let stranger = |mid: Mid| !self.gather.proc.contains(mid) && !self.conf.contains(mid);
+        if !stranger(from) {
             return false;
         }
+        let brought = join.proc.iter().copied().filter(|mid| join.fail.binary_search(mid).is_err());
+        let mut strangers = std::iter::once(from).chain(brought).filter(|mid| stranger(*mid));
+        let members = self.gather.members();
         hearing.in_penalty(now, from.node)
-            || self.gather.members().iter().any(|mid| hearing.apart(now, mid, from))
+            || strangers.any(|new| members.iter().any(|mid| hearing.apart(now, mid, new)))
     }
 
     /// T_join: says it again; silent candidates fail.

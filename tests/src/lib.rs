@@ -10,7 +10,6 @@ pub mod cluster;
 pub mod load;
 pub mod netns;
 pub mod process;
-pub mod sim;
 pub mod survive;
 pub mod wait;
 pub mod weblog;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use spread_ring::{Boot, Class, ConfId, Mid, NodeId, Path, Ring, RingConfig};
 
 use super::{Clock, LEAVE_MAX, MS, Next, Process, SOCKET_MAX, SPIN_MAX, Step, World, violation};
-use crate::sim::plan::Plan;
+use crate::plan::Plan;
 
 impl World {
     pub(super) fn start(&mut self, node: usize) -> Step {

@@ -94,7 +94,7 @@ fn one_order(log: &GroupLog) -> Check {
                     last_read = Some(node);
                 }
                 Act::View(view) => {
-                    let node = graph.node(Node::View((view.group, view.id)));
+                    let node = graph.node(Node::View(view.key()));
                     graph.edge(last_read, node, no);
                     last_read = Some(node);
                 }
@@ -113,7 +113,9 @@ fn one_order(log: &GroupLog) -> Check {
         Some(circle) => {
             let show = |(node, by): &(Node, ClientNo)| match node {
                 Node::Msg(msg) => format!("{msg} (at {by})"),
-                Node::View((group, id)) => format!("{group} {}.{}.{} (at {by})", id.proc, id.time, id.index),
+                Node::View((group, id, _)) => {
+                    format!("{group} {}.{}.{} (at {by})", id.proc, id.time, id.index)
+                }
             };
             let list: Vec<String> = circle.iter().rev().take(12).map(show).collect();
             violation("P6", format!("a circle of {}: {}", circle.len(), list.join(" < ")))

@@ -4,11 +4,11 @@ mod clients;
 mod faults;
 mod forge;
 mod process;
+mod queue;
 mod settle;
 
 use std::cell::RefCell;
-use std::cmp::Ordering;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -20,6 +20,7 @@ use spread_ring::{
 
 use self::clients::{Client, Upper};
 use self::forge::Forger;
+use self::queue::Queue;
 use super::body;
 use super::group_log::{ClientNo, GroupLog};
 use super::group_oracle;
@@ -33,8 +34,8 @@ use super::watch::{self, Watch};
 /// Longest time in which everything must settle after the faults: the engine keeps a member that broke rings
 /// away for up to a minute.
 const SETTLE_MAX: u64 = 120_000 * MS;
-/// Longest time until a lost token or a dead member is noticed.
-const NOTICE_MAX: u64 = 2_000 * MS;
+/// Longest time until a lost token or a dead member is noticed, in T_token.
+const NOTICE: u64 = 4;
 /// Longest time from `leave` to the end of the process.
 const LEAVE_MAX: u64 = 5_000 * MS;
 /// Packets that the sockets of a node hold.
@@ -227,34 +228,6 @@ enum Next {
     End(usize),
 }
 
-struct Scheduled {
-    at: u64,
-    /// Keeps the order of what is due at the same moment.
-    number: u64,
-    next: Next,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    // The heap gives the greatest: turned around.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
-}
-
 /// A monotonic clock that may go wrong.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
@@ -316,8 +289,7 @@ struct Process {
 struct World {
     plan: Plan,
     now: u64,
-    queue: BinaryHeap<Scheduled>,
-    numbers: u64,
+    queue: Queue,
     nodes: Vec<Node>,
     net: Net,
     /// Those of the plan, then those that ambushes made.
@@ -372,8 +344,7 @@ impl World {
         let net = Net::new(plan.nodes, plan.latency, plan.jitter, Rng::new(plan.seed, 2));
         let mut world = Self {
             now: 0,
-            queue: BinaryHeap::new(),
-            numbers: 0,
+            queue: Queue::default(),
             nodes,
             net,
             faults: plan.faults.clone(),
@@ -411,8 +382,7 @@ impl World {
     }
 
     fn at(&mut self, at: u64, next: Next) {
-        self.numbers += 1;
-        self.queue.push(Scheduled { at: at.max(self.now), number: self.numbers, next });
+        self.queue.push(at.max(self.now), next);
     }
 
     /// The whole history.
@@ -440,8 +410,7 @@ impl World {
     }
 
     fn run_until(&mut self, until: u64) -> Step {
-        while self.queue.peek().is_some_and(|s| s.at <= until) {
-            let Some(Scheduled { at, next, .. }) = self.queue.pop() else { break };
+        while let Some((at, next)) = self.queue.pop(until) {
             self.now = at;
             self.steps += 1;
             if self.steps > STEPS_MAX {

@@ -228,7 +228,7 @@ fn agreement(log: &GroupLog) -> Check {
         for view in
             client.acts.iter().filter_map(|act| if let Act::View(view) = act { Some(view) } else { None })
         {
-            let (other, first) = *known.entry((view.group, view.id)).or_insert((no, view));
+            let (other, first) = *known.entry(view.key()).or_insert((no, view));
             if (&first.members, first.cause, &first.sets) != (&view.members, view.cause, &view.sets) {
                 return violation("P10", format!("{other} has {first:?}, {no} has {view:?}"));
             }
@@ -268,7 +268,7 @@ fn set_agreement(log: &GroupLog) -> Check {
             match act {
                 Act::Together(_) => step += 1,
                 Act::View(view) => {
-                    let key = (view.group, view.id);
+                    let key = view.key();
                     let before = last.insert(view.group, (key, step));
                     if view.cause == Cause::Network {
                         let from = before.map_or(step, |(_, from)| from);
@@ -283,7 +283,7 @@ fn set_agreement(log: &GroupLog) -> Check {
             }
         }
     }
-    for ((group, id), list) in &seen {
+    for ((group, id, _), list) in &seen {
         for (i, (no, view, way)) in list.iter().enumerate() {
             for (other, theirs, their_way) in &list[i + 1..] {
                 let together = view.own_set().contains(&log.clients[other.index()].name);

@@ -14,9 +14,9 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use spread_ring::ConfId;
-use spread_wire::{Cause, GroupId, GroupName};
+use spread_wire::{Cause, GroupName};
 
-use super::group_log::{Act, ClientLog, ClientNo, GroupLog, MsgNo, View};
+use super::group_log::{Act, ClientLog, ClientNo, GroupLog, MsgNo, View, ViewKey};
 use super::oracle::Violation;
 
 mod order;
@@ -44,9 +44,6 @@ pub fn check(log: &GroupLog) -> Check {
     synchrony::check(log, &readings)?;
     rest(log, &readings)
 }
-
-/// A view is named by group and id.
-type ViewKey = (GroupName, GroupId);
 
 /// A message that a client read.
 #[derive(Clone, Copy, Debug)]
@@ -138,8 +135,7 @@ fn view_at(client: &ClientLog, at: usize) -> &View {
 }
 
 fn key_at(client: &ClientLog, at: usize) -> ViewKey {
-    let view = view_at(client, at);
-    (view.group, view.id)
+    view_at(client, at).key()
 }
 
 fn clients(log: &GroupLog) -> impl Iterator<Item = (ClientNo, &ClientLog)> {

@@ -15,11 +15,11 @@ use spread_wire::{
 };
 
 use super::{Next, Step, World, body, violation};
-use crate::sim::group_log::{Act, ClientLog, ClientNo, MsgNo, Sent, View};
-use crate::sim::log::{Entry, Msg};
-use crate::sim::oracle::Violation;
-use crate::sim::plan::{GroupLoad, MS};
-use crate::sim::rng::{Rng, mix};
+use crate::group_log::{Act, ClientLog, ClientNo, MsgNo, Place, Sent, View};
+use crate::log::{Entry, Msg};
+use crate::oracle::Violation;
+use crate::plan::{GroupLoad, MS};
+use crate::rng::{Rng, mix};
 
 /// Requests of clients that a daemon holds before it stops reading from them.
 const WAITING_MAX: usize = 500;
@@ -62,6 +62,8 @@ pub(super) struct Client {
     permanent: bool,
     joined: BTreeSet<usize>,
     inbox: VecDeque<Item>,
+    /// Where its daemon was when it put out what the client reads now.
+    place: Place,
     /// It said goodbye, or is dead.
     over: bool,
 }
@@ -131,6 +133,7 @@ impl World {
         if process.leaving_since.is_some() {
             return Ok(None);
         }
+        let place = Place { broken: process.in_trans, ..Place::whole(process.conf) };
         let Some(upper) = &mut process.upper else { return Ok(None) };
         let private = match upper.groups.connect(session, name, membership) {
             Ok(private) => private,
@@ -150,6 +153,7 @@ impl World {
             permanent,
             joined: BTreeSet::new(),
             inbox: VecDeque::new(),
+            place,
             over: false,
         });
         let at = self.now + self.load.below(self.turn_every());
@@ -471,6 +475,7 @@ impl World {
             let frame = match item {
                 Item::Frame(frame) => frame,
                 Item::Mark(act) => {
+                    self.clients[no.index()].place.go(&act);
                     self.act(no, act);
                     continue;
                 }
@@ -490,6 +495,7 @@ impl World {
                         members: m.members,
                         sets: m.sets,
                         own,
+                        place: Some(self.clients[no.index()].place),
                     }),
                     Err(err) => return bad(err.to_string()),
                 },

@@ -1,9 +1,9 @@
 //! A correct history of four clients, and each property broken in it: the oracle must see every one.
 
 use spread_ring::NodeId;
-use spread_wire::{PrivateGroup, ServiceType};
+use spread_wire::{GroupId, PrivateGroup, ServiceType};
 
-use super::super::group_log::Sent;
+use super::super::group_log::{Sent, View};
 use super::*;
 
 const A: usize = 0;
@@ -31,7 +31,7 @@ fn id(time: i32, index: i32) -> GroupId {
 
 fn view(group: &str, id: GroupId, cause: Cause, members: &[usize], sets: &[&[usize]], own: usize) -> Act {
     let sets = sets.iter().map(|set| names(set)).collect();
-    Act::View(View { group: g(group), id, cause, members: names(members), sets, own })
+    Act::View(View { group: g(group), id, cause, members: names(members), sets, own, place: None })
 }
 
 struct Script {
@@ -296,6 +296,18 @@ fn p10_different_members() {
     breaks("P10", |log| {
         // All that d3 says about itself is right.
         for v in views(log, D, id(4, 1)) {
+            v.members = names(&[B, A, Q, D]);
+        }
+    });
+}
+
+#[test]
+fn p10_different_members_after_a_join() {
+    breaks("P10", |log| {
+        for v in views(log, D, id(1, 3)) {
+            v.members = names(&[B, A, D]);
+        }
+        for v in views(log, D, id(1, 4)) {
             v.members = names(&[B, A, Q, D]);
         }
     });

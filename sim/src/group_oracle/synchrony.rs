@@ -77,7 +77,7 @@ impl<'a> Synchrony<'a> {
             let Some(next) = period.next else { continue };
             let (from, to) = (view_at(client, period.at), view_at(client, next));
             let network = to.cause == Cause::Network;
-            let step = ((from.group, from.id), (to.group, to.id), network.then_some(to.own));
+            let step = (from.key(), to.key(), network.then_some(to.own));
             let (other, first) = *steps.entry(step).or_insert((no, period));
             self.equal(other, first, no, period, step.0, true)?;
             if network && from.cause == Cause::Network {
@@ -143,7 +143,7 @@ impl<'a> Synchrony<'a> {
             }
             let lost = from.members.iter().any(|member| !to.own_set().contains(member));
             let promise = if lost { "P15" } else { "P18" };
-            let view = (from.group, from.id);
+            let view = from.key();
             for member in &from.members {
                 let Some(other) = self.by_name.get(member).copied() else {
                     return violation("P8", format!("{no} has the unknown member {member} in {view:?}"));
@@ -175,7 +175,7 @@ impl<'a> Synchrony<'a> {
         let is_safe = |msg: MsgNo| self.log.messages[msg.index()].service.intersects(ServiceType::SAFE);
         for (no, client, period) in self.all() {
             let from = view_at(client, period.at);
-            let view = (from.group, from.id);
+            let view = from.key();
             let (before, after) = period.reads.split_at(period.before_trans);
             let before: Vec<MsgNo> = before.iter().map(|read| read.msg).filter(|msg| is_safe(*msg)).collect();
             for member in &from.members {

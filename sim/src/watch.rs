@@ -1,13 +1,14 @@
 //! What every packet on the wire must satisfy, whoever sends it.
 
+use std::hash::Hasher as _;
+
 use bytes::Bytes;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use spread_ring::wire::{Content, FLAG_RETRANSMISSION, HEADER_LEN, Heard, Packet, RingKey};
 use spread_ring::{Mid, NodeId, NodeSet, Seq};
 
 use super::oracle::Violation;
 use super::plan::Moment;
-use super::rng::mix;
 
 /// Sees all packets of a history as they are sent.
 #[derive(Debug, Default)]
@@ -156,11 +157,7 @@ fn successor(members: NodeSet, node: NodeId) -> NodeId {
 }
 
 fn hash(bytes: &[u8]) -> u64 {
-    let mut h = bytes.len() as u64;
-    for chunk in bytes.chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        h = mix(h ^ u64::from_le_bytes(word));
-    }
-    h
+    let mut hasher = FxHasher::default();
+    hasher.write(bytes);
+    hasher.finish()
 }

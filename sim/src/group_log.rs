@@ -88,12 +88,53 @@ pub struct View {
     pub sets: Vec<Vec<GroupName>>,
     /// Number of the receiver's own set.
     pub own: usize,
+    /// Not known to a client: where it was delivered, if its id alone does not name it.
+    pub place: Option<Place>,
 }
+
+/// Where a daemon is in the course of daemon views: epoch and nonce of the regular configuration, and the
+/// transitional one once it is broken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Regular configuration.
+    pub regular: (u64, u32),
+    /// Transitional configuration.
+    pub broken: Option<ConfId>,
+}
+
+impl Place {
+    /// In a regular configuration.
+    pub fn whole(id: ConfId) -> Self {
+        Self { regular: (id.epoch, id.nonce), broken: None }
+    }
+
+    /// After [`Act::Broken`] and [`Act::Together`].
+    pub fn go(&mut self, act: &Act) {
+        match act {
+            Act::Broken(id) => self.broken = Some(*id),
+            // A transitional configuration comes right before the regular one that it leads to.
+            Act::Together(id) => *self = Self { regular: (id.epoch + 1, id.nonce), broken: None },
+            _ => {}
+        }
+    }
+}
+
+/// What names a view: group, id, and for a view that announces a single change also where it was delivered. A
+/// daemon may lack the last messages of a daemon view that another one delivered. If that leaves a group untouched
+/// by the break on its side, the group goes on counting there, and the other side counts other joins with the
+/// same numbers, before or after the break.
+pub type ViewKey = (GroupName, GroupId, Option<Place>);
 
 impl View {
     /// Announced between a transitional signal and the next network view.
     pub fn is_in_transition(&self) -> bool {
         self.cause == Cause::Network && self.id.index >= 2
+    }
+
+    /// What names it.
+    pub fn key(&self) -> ViewKey {
+        let base = self.cause == Cause::Network && !self.is_in_transition();
+        (self.group, self.id, self.place.filter(|_| !base))
     }
 
     /// The receiver's own set.

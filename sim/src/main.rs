@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tests::sim::{Failure, Figures, Options, Outcome, Plan, run, shrink};
+use sim::{Failure, Figures, Options, Outcome, Plan, run, shrink};
 
 /// Runs random histories of daemons in memory: loss, delay, partitions, crashes. One seed is one history.
 #[derive(Parser)]
@@ -38,12 +38,18 @@ struct Args {
     /// Histories of few daemons with one broken recovery after the other.
     #[arg(long)]
     storm: bool,
+    /// Long histories only: up to 12 daemons, thousands of messages, up to 30 faults.
+    #[arg(long, conflicts_with = "storm")]
+    long: bool,
     /// Histories that run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
     /// Stop after so many seconds, whatever is left.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Print the figures so far every so many seconds.
+    #[arg(long)]
+    progress: Option<u64>,
     /// Stop after so many failures.
     #[arg(long, default_value_t = 5)]
     failures: usize,
@@ -51,7 +57,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    tests::sim::quiet_panics();
+    sim::quiet_panics();
     match args.seed {
         Some(seed) => one(&args, seed),
         None => many(&args),
@@ -60,7 +66,11 @@ fn main() -> ExitCode {
 
 impl Args {
     fn plan(&self, seed: u64) -> Plan {
-        if self.storm { Plan::storm(seed) } else { Plan::draw(seed) }
+        match (self.storm, self.long) {
+            (true, _) => Plan::storm(seed),
+            (_, true) => Plan::long(seed),
+            _ => Plan::draw(seed),
+        }
     }
 }
 
@@ -68,6 +78,9 @@ fn command(args: &Args, seed: u64, options: &Options) -> String {
     let mut command = format!("cargo xtask sim --seed {seed}");
     if args.storm {
         command += " --storm";
+    }
+    if args.long {
+        command += " --long";
     }
     if !options.without.is_empty() {
         let list: Vec<String> = options.without.iter().map(ToString::to_string).collect();
@@ -116,6 +129,19 @@ struct Total {
     figures: Figures,
     done: u64,
     failed: Vec<(u64, Failure)>,
+    /// Second of the last progress report.
+    said: u64,
+}
+
+impl Total {
+    fn add(&mut self, seed: u64, outcome: &Outcome) {
+        self.figures.add(&outcome.figures);
+        self.done += 1;
+        if let Some(failure) = &outcome.failure {
+            println!("seed {seed} FAILED {failure}");
+            self.failed.push((seed, failure.clone()));
+        }
+    }
 }
 
 fn many(args: &Args) -> ExitCode {
@@ -134,8 +160,16 @@ fn many(args: &Args) -> ExitCode {
                         break;
                     }
                     let outcome = run(&args.plan(seed), &options);
-                    if add(&total, seed, &outcome) >= args.failures {
+                    let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    total.add(seed, &outcome);
+                    if total.failed.len() >= args.failures {
                         stop.store(true, Ordering::Relaxed);
+                    }
+                    let wall = begin.elapsed();
+                    if args.progress.is_some_and(|every| wall.as_secs() >= total.said + every) {
+                        total.said = wall.as_secs();
+                        print!("up to seed {seed}, {} failed: ", total.failed.len());
+                        report(&total.figures, total.done, wall);
                     }
                 }
             });
@@ -150,17 +184,6 @@ fn many(args: &Args) -> ExitCode {
         println!("  repeat with: {} --trace", command(args, *seed, &best));
     }
     if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn add(total: &Mutex<Total>, seed: u64, outcome: &Outcome) -> usize {
-    let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    total.figures.add(&outcome.figures);
-    total.done += 1;
-    if let Some(failure) = &outcome.failure {
-        println!("seed {seed} FAILED {failure}");
-        total.failed.push((seed, failure.clone()));
-    }
-    total.failed.len()
 }
 
 fn report(f: &Figures, histories: u64, wall: Duration) {

@@ -7,7 +7,7 @@ use spread_ring::wire::{HEADER_LEN, Header};
 use spread_ring::{Class, Path};
 
 use super::{MS, Next, SETTLE_MAX, Step, World, violation};
-use crate::sim::rng::Rng;
+use crate::rng::Rng;
 
 /// Packets that a forger remembers.
 const SEEN_MAX: usize = 200;
@@ -87,7 +87,7 @@ impl World {
         self.ambushes.clear();
         let Some(parts) = self.clean_parts() else { return Ok(()) };
         let begin = self.now;
-        self.run_until(self.now + super::NOTICE_MAX)?;
+        self.run_until(self.now + super::NOTICE * self.t_token())?;
         while !self.is_whole(&parts) {
             if self.now - begin > SETTLE_MAX {
                 return violation("G10", format!("no rest after a forger: {}", self.describe()));

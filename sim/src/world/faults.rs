@@ -3,8 +3,8 @@
 use spread_ring::{NodeId, NodeSet};
 
 use super::{Next, Step, World};
-use crate::sim::oracle::Violation;
-use crate::sim::plan::{Fault, Moment, Strike, Timed};
+use crate::oracle::Violation;
+use crate::plan::{Fault, Moment, Strike, Timed};
 
 impl World {
     pub(super) fn begin(&mut self, index: usize) -> Step {

@@ -4,11 +4,13 @@ use std::fmt::Write as _;
 
 use spread_ring::{ConfId, Mid, Service};
 
-use super::{MS, NOTICE_MAX, SETTLE_MAX, Step, World, show, violation};
-use crate::sim::log::{Entry, Line};
+use super::{MS, NOTICE, SETTLE_MAX, Step, World, show, violation};
+use crate::log::{Entry, Line};
 
-/// After the ring is whole, it must stay so for this time.
-const QUIET: u64 = 6_000 * MS;
+/// After the ring is whole, it must stay so for this many T_token.
+const QUIET: u64 = 12;
+/// Time to come to rest, and time to stay there, in T_token, if the network has no clean parts.
+const ROUGH: u64 = 40;
 /// Longest time without a delivery in a whole ring while there is something to deliver: the longest message in
 /// packets of one a visit.
 const STALL_MAX: u64 = 10_000 * MS;
@@ -22,7 +24,7 @@ impl World {
         let Some(parts) = self.clean_parts() else { return self.settle_roughly() };
         let begin = self.now;
         // A ring whose members were just cut off looks whole until they notice.
-        self.run_until(self.now + NOTICE_MAX)?;
+        self.run_until(self.now + NOTICE * self.t_token())?;
         while !self.is_whole(&parts) {
             if self.now - begin > SETTLE_MAX {
                 return violation(
@@ -34,7 +36,7 @@ impl World {
         }
         self.note_world(|| "all are where they belong".to_owned());
         // Packets of the time before may still be on their way.
-        self.run_until(self.now + 500 * MS)?;
+        self.run_until(self.now + self.t_token())?;
         let installs = self.installs();
         self.probe()?;
         self.deliver_all()?;
@@ -43,7 +45,7 @@ impl World {
             self.deliver_all()?;
             parts.iter().try_for_each(|part| self.tables_agree(part))?;
         }
-        self.run_until(self.now + QUIET)?;
+        self.run_until(self.now + QUIET * self.t_token())?;
         self.read_everything()?;
         // Time limits cannot hold between clocks that differ by more than what they leave room for.
         if self.skew() > 1300 {
@@ -75,6 +77,10 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn t_token(&self) -> u64 {
+        self.plan.engine.token_ms * MS
+    }
+
     /// Goes on until everything submitted is delivered.
     fn deliver_all(&mut self) -> Step {
         let (mut count, mut since) = (self.figures.deliveries, self.now);
@@ -92,14 +98,14 @@ impl World {
 
     /// Faults that stay and leave no clean parts: which rings form is open, but they must come to rest.
     fn settle_roughly(&mut self) -> Step {
-        self.run_until(self.now + 20_000 * MS)?;
+        self.run_until(self.now + ROUGH * self.t_token())?;
         self.probe()?;
         let before = self.installs();
-        self.run_until(self.now + 20_000 * MS)?;
+        self.run_until(self.now + ROUGH * self.t_token())?;
         let after = self.installs() - before;
         let most = 4 * self.plan.nodes;
         if self.skew() <= 1300 && after > most {
-            let what = format!("{after} installs in 20 s without a change: {}", self.describe());
+            let what = format!("{after} installs in {ROUGH} T_token without a change: {}", self.describe());
             return violation("G10", what);
         }
         Ok(())
