@@ -216,6 +216,17 @@ impl Groups {
         self.registry.len()
     }
 
+    /// Memberships: pairs of session and group.
+    pub fn memberships_len(&self) -> usize {
+        self.table.memberships()
+    }
+
+    /// Names and numbers of members of the `max` groups with the most members, the largest first; groups of
+    /// the same size in byte order. For status displays.
+    pub fn largest(&self, max: usize) -> Vec<(GroupName, usize)> {
+        self.table.largest(max)
+    }
+
     /// The members of a group in member order and the id of its view; for status displays and tests.
     pub fn view(&self, group: &GroupName) -> Option<(GroupId, Vec<GroupName>)> {
         let group = self.table.get(group)?;

@@ -230,6 +230,18 @@ impl Table {
         names
     }
 
+    /// Names and sizes of the `max` largest groups.
+    pub(crate) fn largest(&self, max: usize) -> Vec<(GroupName, usize)> {
+        let order = |a: &(GroupName, usize), b: &(GroupName, usize)| b.1.cmp(&a.1).then(a.0.cmp(&b.0));
+        let mut all: Vec<_> = self.groups.iter().map(|(name, group)| (*name, group.members.len())).collect();
+        if all.len() > max && max > 0 {
+            all.select_nth_unstable_by(max - 1, order);
+        }
+        all.truncate(max);
+        all.sort_unstable_by(order);
+        all
+    }
+
     /// What must hold after every step; for tests and the simulator.
     pub(crate) fn check(&self) -> Result<(), String> {
         let mut memberships = 0;

@@ -70,7 +70,12 @@ impl Ring {
                 if !mine {
                     self.stats.data_received += 1;
                     self.stats.data_received_bytes += len;
-                    self.stats.repaired += u64::from(tries > 0);
+                    if tries > 0 {
+                        self.stats.repaired += 1;
+                        if let Some(peer) = self.stats.peers.get_mut(head.origin.index()) {
+                            peer.lost += 1;
+                        }
+                    }
                 }
             }
             Insert::Duplicate => self.stats.data_duplicates += 1,

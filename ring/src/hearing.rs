@@ -377,6 +377,32 @@ impl Hearing {
         peer.report.as_ref().filter(|report| now.since(report.at) <= self.fresh)
     }
 
+    /// See [`Ring::deaf_links`](crate::Ring::deaf_links). Who is not heard here cannot be asked; if it is heard
+    /// by another one, that it does not reach this daemon is a broken link too.
+    pub(crate) fn deaf_links(&self, now: Nanos) -> Vec<(NodeId, NodeId)> {
+        let heard = self.heard_nodes(now);
+        let fresh: Vec<(Mid, &Report)> = heard
+            .iter()
+            .filter_map(|node| self.current(node))
+            .filter_map(|mid| self.fresh_report(now, mid).map(|report| (mid, report)))
+            .collect();
+        let mut deaf = Vec::new();
+        for (mid, report) in &fresh {
+            let others = fresh.iter().map(|(other, _)| *other).chain([self.me]);
+            for other in others.filter(|other| other.node != mid.node && !report.hears(*other)) {
+                deaf.push((mid.node, other.node));
+            }
+            for (node, (session, ..)) in (0u16..).map(NodeId).zip(&report.hear) {
+                if *session != 0 && node != self.me.node && !heard.contains(node) {
+                    deaf.push((self.me.node, node));
+                }
+            }
+        }
+        deaf.sort_unstable();
+        deaf.dedup();
+        deaf
+    }
+
     /// Whether a presence or join of the process came within 2.5 T_pres.
     pub(crate) fn is_fresh(&self, now: Nanos, mid: Mid) -> bool {
         mid == self.me || self.fresh_report(now, mid).is_some()

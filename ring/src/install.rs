@@ -47,7 +47,8 @@ impl Ring {
         self.note_answers(&members);
         self.events.push_back(Event::Regular { id: ring, members: members.clone() });
         self.stats.installs += 1;
-        self.stats.forming.add(now.since(self.gather.since));
+        self.stats.last_forming = now.since(self.gather.since);
+        self.stats.forming.add(self.stats.last_forming);
         self.note(|_| {
             let list: Vec<u16> = members.iter().map(|mid| mid.node.0).collect();
             format!("install ring={ring} members={list:?} of={of} trans={:?}", attempt.mates)

@@ -34,5 +34,5 @@ pub mod wire;
 pub use api::{Body, Boot, Class, Event, Path, PeerRef, SubmitError, Transmit};
 pub use config::{Limits, RingConfig, Timers, Windows};
 pub use ring::{ConfigError, Ring};
-pub use stats::{CAUSES, Cause, Drops, Histogram, Stats};
+pub use stats::{CAUSES, Cause, Drops, Histogram, PeerStats, Stats};
 pub use types::{ConfId, Mid, NODES_MAX, Nanos, NodeId, NodeSet, Seq, Service};

@@ -93,6 +93,7 @@ impl Ring {
             return;
         }
         self.stats.gathers[cause as usize] += 1;
+        self.stats.last_cause = Some(cause);
         self.stop_ring_timers();
         self.conf.parked = None;
         self.note(|_| format!("gather cause={} add={add:?} failed={failed}", cause.name()));

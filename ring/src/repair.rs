@@ -50,6 +50,9 @@ impl Ring {
                     && let Some(data) = self.conf.store.get(seq).cloned()
                 {
                     self.retransmit(&data, &request);
+                    if let Some(peer) = self.stats.peers.get_mut(request.requester.index()) {
+                        peer.resent += 1;
+                    }
                     answered += 1;
                     continue;
                 }

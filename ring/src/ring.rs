@@ -17,7 +17,7 @@ use crate::leave::Leaving;
 use crate::midset::MidSet;
 use crate::pack::Packer;
 use crate::rng::Rng;
-use crate::stats::{Cause, Stats};
+use crate::stats::{Cause, PeerStats, Stats};
 use crate::store::Store;
 use crate::timers::{TIMERS, Timer, Timers};
 use crate::types::{ConfId, Mid, NODES_MAX, Nanos, NodeId, NodeSet, Service};
@@ -217,7 +217,7 @@ impl Ring {
             hop_ack_at: Nanos(0),
             leaving: None,
             gone: false,
-            stats: Stats { installs: 1, ..Stats::default() },
+            stats: Stats { installs: 1, peers: vec![PeerStats::default(); nodes], ..Stats::default() },
             tracing: false,
             trace: VecDeque::new(),
             cfg,
@@ -444,6 +444,12 @@ impl Ring {
     /// Configured daemons that are heard now.
     pub fn heard(&self) -> NodeSet {
         self.hearing.heard_nodes(self.now)
+    }
+
+    /// Pairs `(a, b)` of daemons that are heard here, this one included, of which `a` does not hear `b` by its
+    /// own recent word. In a sound network there is none for longer than a daemon needs to start.
+    pub fn deaf_links(&self) -> Vec<(NodeId, NodeId)> {
+        self.hearing.deaf_links(self.now)
     }
 
     /// Daemons kept outside for a while because rings with them broke soon.

@@ -158,6 +158,15 @@ impl Cause {
     }
 }
 
+/// What was repaired between this daemon and another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerStats {
+    /// Packets of this peer that were lost on their way here and came as a retransmission.
+    pub lost: u64,
+    /// Packets sent again here because this peer asked for them.
+    pub resent: u64,
+}
+
 /// Counters of the engine (`ring-protocol` 6.4). Counters of sockets and seals are the driver's.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -237,6 +246,12 @@ pub struct Stats {
     pub stalls: u64,
     /// Regular configurations installed, the first one included.
     pub installs: u64,
+    /// Why the last membership change began; `None` before the first one.
+    pub last_cause: Option<Cause>,
+    /// Time from the start of the last finished membership change to its installation.
+    pub last_forming: Duration,
+    /// Repairs by node number.
+    pub peers: Vec<PeerStats>,
     /// What was thrown away.
     pub drops: Drops,
     /// Packet that the token gave out last, as far as known here.

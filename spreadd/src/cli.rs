@@ -1,9 +1,9 @@
 //! The command line of the program `spreadd`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{CommandFactory as _, Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use spread_wire::DaemonName;
 
 /// The command line, for the man page and for completions.
@@ -20,8 +20,19 @@ pub fn command() -> clap::Command {
 /// Without a configuration file the daemon runs alone on port 4803. With one, give the same file to every host
 /// and tell each daemon its name with --name.
 #[derive(Parser, Debug)]
-#[command(name = "spreadd", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(
+    name = "spreadd",
+    version,
+    max_term_width = 100,
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub struct Args {
+    /// Without one the daemon runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Name of this daemon: the entry of the configuration file that is this host.
     ///
     /// Without a file: the name the daemon runs under, "localhost" by default.
@@ -62,6 +73,16 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
 
+    /// Serve metrics (Prometheus) and /healthz over HTTP: a port of 127.0.0.1, or ADDRESS:PORT. Off by default.
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics_addr)]
+    pub metrics: Option<SocketAddr>,
+
+    /// Keep what must outlast a restart here: the last epoch, so that no group identifier is used twice.
+    ///
+    /// The environment variable STATE_DIRECTORY (of systemd) does the same.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
     /// What is logged to standard error: error, warn, info, debug or trace.
     ///
     /// Parts can be set apart, as in "info,spreadd::session=debug". The environment variable SPREADD_LOG does
@@ -79,10 +100,65 @@ Examples:
   spreadd                              run alone on port 4803
   spreadd -n web1 -c /etc/spread.conf  run as the daemon web1 of the configuration
   spreadd --check -n web1 -c new.conf  check a configuration
+  spreadd status                       what the daemon of this host does
 
 Signals: TERM and INT end the daemon in order: it leaves the ring and removes its local socket. USR1 writes
 all counters to the log. HUP does nothing: restart the daemon for a new configuration.
 Exit status: 0 ended in order, 1 failed, 2 wrong use or configuration.";
+
+/// What else the program can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Show what a running daemon of this host does: ring, sessions, groups, and why the ring re-formed.
+    Status(StatusArgs),
+}
+
+/// The command line of `spreadd status`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = STATUS_HELP)]
+pub struct StatusArgs {
+    /// Port of the daemon. Not needed if only one runs here.
+    #[arg(short, long, value_name = "PORT")]
+    pub port: Option<u16>,
+
+    /// Directory of the daemon's sockets; the environment variable SPREAD_SOCKET_DIR does the same.
+    #[arg(long, value_name = "DIR")]
+    pub socket_dir: Option<PathBuf>,
+
+    /// Everything, as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// List all sessions and groups, not the first 20.
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
+
+    /// The last events of the ring thread instead: packets, timers, configurations.
+    #[arg(long, conflicts_with_all = ["json", "all", "changes"])]
+    pub events: bool,
+
+    /// The events before each of the last membership changes instead.
+    #[arg(long, conflicts_with_all = ["json", "all"])]
+    pub changes: bool,
+}
+
+const STATUS_HELP: &str = "\
+Only root and the user that the daemon runs as may ask.
+
+Examples:
+  spreadd status                         the daemon of this host
+  spreadd status -p 4803 --json          for scripts
+  spreadd status --changes               what happened before the ring re-formed
+
+Exit status: 0 answered, 1 no daemon answered, 2 wrong use.";
+
+/// A port alone means the loopback interface: metrics are not for everybody.
+fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    }
+    text.parse().map_err(|_| "expected a port, ADDRESS:PORT or [ADDRESS]:PORT".to_owned())
+}
 
 /// An answer.
 #[derive(Clone, Copy, Debug, ValueEnum)]

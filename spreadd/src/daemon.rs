@@ -17,6 +17,7 @@ use tracing::error;
 use crate::alone::{Alone, AloneError};
 use crate::config::virtual_id;
 use crate::hub::{Hub, SlowLimits};
+use crate::observe::{self, Identity, Probe, RingLink};
 use crate::ring_driver::{self, DriverConfig, KeyRing, Network, Protection, SocketOptions, Waker};
 use crate::session::handshake::Times;
 use crate::session::inbox::Inbox;
@@ -27,6 +28,7 @@ use crate::session::registry::Registry;
 use crate::session::spill::{self, SpillRules};
 use crate::session::stats::Counters;
 use crate::session::{Auth, ListenError, SessionStats, Shared, SlowRules, accept_local, accept_tcp};
+use crate::state::{self, EpochFile, StateError};
 
 /// Directory of the local socket unless another is given; the client libraries look there.
 pub const SOCKET_DIR: &str = "/tmp";
@@ -54,6 +56,13 @@ pub struct Options {
     pub listen: Vec<IpAddr>,
     /// Directory of the local socket; its name is the port. `None`: no local socket.
     pub socket_dir: Option<PathBuf>,
+    /// Directory of the control socket, which `spreadd status` asks. `None`: there is none.
+    pub control_dir: Option<PathBuf>,
+    /// Where metrics are served over HTTP. `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Directory of the state file, which keeps identifiers of groups from being used twice whatever the clock
+    /// says. `None`: there is none.
+    pub state_dir: Option<PathBuf>,
     /// Who may connect.
     pub auth: Auth,
     /// What is done with messages for clients that do not read.
@@ -171,6 +180,9 @@ impl Options {
             port,
             listen: Vec::new(),
             socket_dir: Some(PathBuf::from(SOCKET_DIR)),
+            control_dir: None,
+            metrics: None,
+            state_dir: None,
             auth: Auth::default(),
             slow: SlowRules::default(),
             spill_dir: None,
@@ -226,6 +238,17 @@ pub enum StartError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The metrics cannot be served where they should be.
+    #[error("cannot serve metrics on {addr}")]
+    Metrics {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The state file cannot be written.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The system gave no thread or descriptor.
     #[error("cannot start the threads that serve clients")]
     Runtime(#[source] std::io::Error),
@@ -273,6 +296,11 @@ pub struct Daemon {
     access: Arc<Access>,
     /// Removes the file of the local socket when dropped.
     file: Option<SocketFile>,
+    control: Option<SocketFile>,
+    metrics: Option<SocketAddr>,
+    probe: Arc<Probe>,
+    /// Kept up to date until this is dropped.
+    epochs: Option<EpochFile>,
     /// There until the daemon is stopped.
     runtime: Option<Runtime>,
     ring: RingThread,
@@ -341,14 +369,34 @@ impl Daemon {
             options.daemons.iter().map(|daemon| daemon.name).collect(),
             runtime.handle().clone(),
         );
-        let boot = ring_driver::new_boot(0).map_err(StartError::Runtime)?;
-        let ring = match options.ring {
+        let state = options.state_dir.map(|dir| state::path(&dir, &name.to_string(), listeners.port()));
+        let mut boot =
+            ring_driver::new_boot(state.as_deref().map_or(0, state::read)).map_err(StartError::Runtime)?;
+        // Regular configurations have even epochs.
+        boot.epoch_min += boot.epoch_min % 2;
+        let epochs = state.map(|path| EpochFile::start(path, boot.epoch_min)).transpose()?;
+        let hub = hub.with_epochs(epochs.as_ref().and_then(EpochFile::note));
+        let mut identity = Identity {
+            name,
+            me: options.me,
+            port: listeners.port(),
+            tcp: listeners.tcp_addrs(),
+            local: listeners.unix_path().map(Path::to_owned),
+            sessions_max: limits.sessions_max,
+            session_messages_max: limits.session_messages_max,
+            hash: None,
+            encrypted: false,
+            addresses: Vec::new(),
+        };
+        let (ring, link) = match options.ring {
             None => {
-                let alone = Alone::start(boot, hub)?;
+                let (alone, ask) = Alone::start(boot, hub)?;
                 inbox.set_waker(alone.waker());
-                RingThread::Alone(alone)
+                (RingThread::Alone(alone), RingLink::Alone(ask))
             }
             Some(ring) => {
+                identity.ring(&ring);
+                let hub = hub.with_hash(&ring.ring.hash);
                 let waker = Waker::new().map_err(StartError::Runtime)?;
                 let wake = waker.clone();
                 inbox.set_waker(move || wake.wake());
@@ -359,9 +407,18 @@ impl Daemon {
                     protection: ring.protection,
                     ..DriverConfig::new(ring.ring, boot, ring.network)
                 };
-                RingThread::Ring(Some(ring_driver::start(config, hub, waker)?))
+                let handle = ring_driver::start(config, hub, waker)?;
+                let link = RingLink::Ring(handle.asker());
+                (RingThread::Ring(Some(handle)), link)
             }
         };
+        let probe = Arc::new(Probe::new(identity, Arc::clone(&registry), Arc::clone(&counters), link));
+        let (control, metrics) = observe::start(
+            &runtime,
+            &probe,
+            options.control_dir.as_deref().map(|dir| observe::control::path(dir, listeners.port())),
+            options.metrics,
+        )?;
         let shared = Arc::new(Shared {
             daemon: name,
             access: Arc::clone(&access),
@@ -383,6 +440,10 @@ impl Daemon {
             counters,
             access,
             file: listeners.take_file(),
+            control,
+            metrics,
+            probe,
+            epochs,
             runtime: Some(runtime),
             ring,
         };
@@ -418,6 +479,32 @@ impl Daemon {
     /// The local socket.
     pub fn local_path(&self) -> Option<&Path> {
         self.local.as_deref()
+    }
+
+    /// The control socket, if there is one.
+    pub fn control_path(&self) -> Option<&Path> {
+        self.control.as_ref().map(SocketFile::path)
+    }
+
+    /// The state file, if there is one.
+    pub fn state_path(&self) -> Option<&Path> {
+        self.epochs.as_ref().map(EpochFile::path)
+    }
+
+    /// Where metrics are served, if they are.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// Whether the ring thread answers. Blocks for up to 2 seconds if it does not.
+    pub fn answers(&self) -> bool {
+        self.probe.answers()
+    }
+
+    /// A question for [`Self::answers`] that another thread can ask.
+    pub fn health(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let probe = Arc::clone(&self.probe);
+        move || probe.answers()
     }
 
     /// Sessions that exist now, those in authentication included.
@@ -466,6 +553,7 @@ impl Daemon {
         let Some(runtime) = self.runtime.take() else { return };
         // From here on clients cannot find the daemon any more.
         self.file = None;
+        self.control = None;
         self.ring.stop();
         // On a thread of its own: a runtime must not be ended on a thread of another one, where a caller may be.
         let ending = std::thread::spawn(move || runtime.shutdown_timeout(RUNTIME_END));

@@ -5,12 +5,14 @@
 //! staged per session while a batch of events is handled, and [`flush`](Hub::flush) hands each session its
 //! share with one lock and one wake-up.
 
+pub(crate) mod report;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spread_groups::{Ended, Groups, Output, RingService, SessionId, Submission};
-use spread_ring::{Body, Event, Service};
+use spread_ring::{Body, Event, NodeId, Service};
 use spread_wire::{DaemonName, Frame, ServiceType, build};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -24,6 +26,7 @@ use crate::session::quiet::Quiet;
 use crate::session::registry::{Seat, slot_of};
 use crate::session::slow::{SlowAction, SlowRules};
 use crate::session::stats::Counters;
+use crate::state::EpochNote;
 
 /// Requests given to the group engine ahead of the ring.
 const AHEAD_MAX: usize = 512;
@@ -66,6 +69,8 @@ struct Session {
     /// Dropped, and with it the name free again, before others can see that the session is over.
     seat: Seat,
     client: Client,
+    /// It asked for membership messages.
+    membership: bool,
     outbox: Arc<Outbox>,
     /// Frames of the current batch.
     staged: Vec<Piece>,
@@ -122,6 +127,11 @@ pub(crate) struct Hub {
     runtime: Handle,
     /// Log lines about dropped clients.
     quiet: Quiet,
+    /// Log lines about daemons with another configuration.
+    foreign: Quiet,
+    /// The first bytes of the configuration's hash, as text.
+    hash: String,
+    epochs: Option<EpochNote>,
     /// Wakes this thread to look at slow sessions again.
     timer: Option<JoinHandle<()>>,
 }
@@ -160,8 +170,27 @@ impl Hub {
             members: Vec::new(),
             runtime,
             quiet: Quiet::default(),
+            foreign: Quiet::default(),
+            hash: String::new(),
+            epochs: None,
             timer: None,
         }
+    }
+
+    /// Sets the hash of the configuration, for messages.
+    pub(crate) fn with_hash(mut self, hash: &[u8]) -> Self {
+        self.hash = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        self
+    }
+
+    /// Sets who is told the epochs of configurations.
+    pub(crate) fn with_epochs(mut self, epochs: Option<EpochNote>) -> Self {
+        self.epochs = epochs;
+        self
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        self.names.get(node.index()).map_or_else(|| node.to_string(), ToString::to_string)
     }
 
     fn hand_out(&mut self) {
@@ -318,6 +347,7 @@ impl Hub {
         self.sessions[slot] = Some(Session {
             seat,
             client,
+            membership,
             outbox,
             staged: Vec::new(),
             added: Load::default(),
@@ -468,6 +498,9 @@ impl Upper for Hub {
             Event::Regular { id, members } => {
                 let nodes = nodes(&members);
                 self.announce(&nodes);
+                if let Some(epochs) = &self.epochs {
+                    epochs.note(id.epoch);
+                }
                 self.groups.handle_regular(config_id(id), &nodes);
             }
             Event::Writable => return,
@@ -477,6 +510,29 @@ impl Upper for Hub {
 
     fn flush(&mut self) {
         self.hand_out();
+    }
+
+    fn note_links(&mut self, broken: &[(NodeId, NodeId)], healed: &[(NodeId, NodeId)]) {
+        for (to, from) in broken {
+            let (to, from) = (self.name(*to), self.name(*from));
+            warn!(%from, %to, "Broken link: what {from} sends does not reach {to}, though others hear both.");
+        }
+        for (to, from) in healed {
+            let (to, from) = (self.name(*to), self.name(*from));
+            info!(%from, %to, "What {from} sends reaches {to} again, or one of them is gone.");
+        }
+    }
+
+    fn note_other_configuration(&mut self, node: NodeId, hash: [u8; 4]) {
+        if let Some(suppressed) = self.foreign.admit() {
+            let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let (daemon, ours) = (self.name(node), &self.hash);
+            warn!(
+                %daemon, %hash, %ours, suppressed,
+                "{daemon} has another configuration and is refused: other daemons, addresses, ports or \
+                 identifiers. Compare what `spreadd --check -c FILE` prints there and here."
+            );
+        }
     }
 }
 

@@ -16,17 +16,22 @@
 //! ```
 
 mod access;
+mod account;
 mod alone;
 pub mod cli;
 mod cluster;
 pub mod config;
 mod daemon;
 mod descriptors;
+pub mod event_log;
 mod hub;
+pub mod observe;
 pub mod ring_driver;
 mod session;
+mod state;
 
 pub use access::AccessFileError;
+pub use account::{Account, AccountError};
 pub use alone::AloneError;
 pub use cluster::ClusterError;
 pub use daemon::{Daemon, Member, Options, RingOptions, SOCKET_DIR, SessionLimits, StartError};
@@ -35,3 +40,4 @@ pub use session::{
     AccessError, AccessList, Auth, Client, ListenError, Method, Methods, PasswordError, Passwords, Peer,
     Permit, Policy, RuleError, Rules, SessionStats, SlowAction, SlowRules,
 };
+pub use state::StateError;

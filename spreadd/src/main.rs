@@ -1,20 +1,22 @@
 //! The program `spreadd`: command line, signals, exit codes. Everything else is in the library.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
+use nix::unistd::{AccessFlags, access};
 use spread_wire::{DaemonName, limits::DEFAULT_PORT};
-use spreadd::cli::Args;
+use spreadd::cli::{Args, Command, StatusArgs};
 use spreadd::config::{self, ConfigErrors, LoadError, SystemHost};
+use spreadd::event_log::EventLog;
+use spreadd::observe::{self, Snapshot, control};
 use spreadd::ring_driver::KeyRing;
-use spreadd::{Daemon, Options, SOCKET_DIR};
+use spreadd::{Account, Daemon, Options, SOCKET_DIR};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
 /// Exit code for wrong use or configuration.
 const EXIT_USAGE: u8 = 2;
@@ -44,7 +46,10 @@ impl From<anyhow::Error> for Failure {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = init_log(&args).and_then(|()| run(&args));
+    let result = match &args.command {
+        Some(Command::Status(args)) => status(args),
+        None => start_log(&args).and_then(|log| run(&args, &log)),
+    };
     let (error, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Usage(error)) => (error, ExitCode::from(EXIT_USAGE)),
@@ -54,31 +59,47 @@ fn main() -> ExitCode {
     code
 }
 
-fn init_log(args: &Args) -> Result<(), Failure> {
+fn start_log(args: &Args) -> Result<EventLog, Failure> {
     let from_env = std::env::var(LOG_VAR).ok();
-    let text = args.log_level.as_deref().or(from_env.as_deref()).unwrap_or("info");
-    let filter = EnvFilter::try_new(text)
-        .with_context(|| format!("{text:?} is no log level"))
-        .map_err(Failure::Usage)?;
-    let stderr = std::io::stderr();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(stderr.is_terminal())
-        .with_target(false)
-        .with_writer(std::io::stderr);
-    // The journal has its own time stamps.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().init()
-    } else {
-        builder.init()
-    }
-    Ok(())
+    let level = args.log_level.as_deref().or(from_env.as_deref());
+    EventLog::start(level).map_err(|error| Failure::Usage(error.into()))
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
-    let mut plan = plan(args)?;
+/// `spreadd status`.
+fn status(args: &StatusArgs) -> Result<(), Failure> {
+    let dir = socket_dir(args.socket_dir.as_ref());
+    let path = control::find(&dir, args.port).context("no status")?;
+    let question = match (args.events, args.changes) {
+        (true, _) => "events",
+        (_, true) => "changes",
+        _ => "status",
+    };
+    let answer = control::ask(&path, question).context("no status")?;
+    let text = if args.json || question != "status" {
+        answer
+    } else {
+        let status: Snapshot =
+            serde_json::from_str(&answer).context("the daemon is of another version; try --json")?;
+        observe::render_table(&status, args.all)
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result.context("cannot print the status")?),
+    }
+}
+
+/// The directory of sockets: the option, the variable, or the usual one.
+fn socket_dir(option: Option<&PathBuf>) -> PathBuf {
+    let from_env = || std::env::var_os(SOCKET_DIR_VAR).map(PathBuf::from);
+    option.cloned().or_else(from_env).unwrap_or_else(|| PathBuf::from(SOCKET_DIR))
+}
+
+fn run(args: &Args, log: &EventLog) -> Result<(), Failure> {
+    let mut plan = plan(args, log)?;
     if args.check {
         println!("spreadd: the configuration is good: {}", plan.text);
+        print!("{}", plan.hash);
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -91,6 +112,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let sessions = &mut plan.options.limits.sessions_max;
     *sessions = spreadd::sessions_that_fit(*sessions);
     let daemon = Daemon::start(plan.options).context("cannot start")?;
+    settle(&daemon, &plan.place, log)?;
     announce(&daemon);
     let ended_by_signal = runtime.block_on(async {
         tokio::select! {
@@ -108,20 +130,60 @@ fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until the daemon has stopped by itself.
+/// Goes where the configuration says, and becomes who it says. After the sockets are open: then neither is
+/// needed any more to open them.
+fn settle(daemon: &Daemon, place: &Place, log: &EventLog) -> Result<(), Failure> {
+    if let Some(dir) = &place.runtime_dir
+        && let Err(error) = std::env::set_current_dir(dir)
+    {
+        warn!(dir = %dir.display(), %error, "Cannot go to `RuntimeDir`; the daemon stays where it is.");
+    }
+    if let Some(account) = &place.account {
+        let log_file = log.file();
+        let files = [daemon.local_path(), daemon.control_path(), log_file.as_deref(), daemon.state_path()];
+        let files: Vec<&Path> = files.into_iter().flatten().collect();
+        account.enter(&files).context("cannot become DaemonUser")?;
+        info!(user = %nix::unistd::Uid::effective(), group = %nix::unistd::Gid::effective(), "Gave up the rights of root.");
+    }
+    Ok(())
+}
+
+/// Waits until the daemon has stopped by itself. Meanwhile tells the service manager's watchdog that it works,
+/// if the ring thread answers.
 async fn failed(daemon: &Daemon) {
+    let watchdog = sd_notify::watchdog_enabled();
+    let mut told = tokio::time::Instant::now();
     while daemon.is_running() {
-        tokio::time::sleep(HEALTH_INTERVAL).await;
+        tokio::time::sleep(HEALTH_INTERVAL.min(watchdog.unwrap_or(HEALTH_INTERVAL) / 4)).await;
+        if let Some(limit) = watchdog
+            && told.elapsed() >= limit / 3
+        {
+            let health = daemon.health();
+            if tokio::task::spawn_blocking(health).await.unwrap_or(false) {
+                told = tokio::time::Instant::now();
+                notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+        }
     }
 }
 
 /// What the daemon is to do, and that in words.
 struct Plan {
     options: Options,
+    place: Place,
     text: String,
+    /// What must be equal on all daemons, for `--check`.
+    hash: String,
 }
 
-fn plan(args: &Args) -> Result<Plan, Failure> {
+/// Where and as whom it works.
+#[derive(Default)]
+struct Place {
+    runtime_dir: Option<PathBuf>,
+    account: Option<Account>,
+}
+
+fn plan(args: &Args, log: &EventLog) -> Result<Plan, Failure> {
     let alone = args.port.is_some() || !args.listen.is_empty();
     let file = match &args.config {
         Some(file) => Some(file.clone()),
@@ -129,16 +191,22 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         None => config::find(),
     };
     let mut plan = match file {
-        Some(file) => configured(args, &file)?,
+        Some(file) => configured(args, &file, log)?,
         None => without_file(args)?,
     };
     let options = &mut plan.options;
     if args.no_local_socket {
         options.socket_dir = None;
     } else {
-        let from_env = std::env::var_os(SOCKET_DIR_VAR).map(PathBuf::from);
-        options.socket_dir = args.socket_dir.clone().or(from_env).or_else(|| Some(PathBuf::from(SOCKET_DIR)));
+        options.socket_dir = Some(socket_dir(args.socket_dir.as_ref()));
+        options.control_dir.clone_from(&options.socket_dir);
     }
+    options.metrics = args.metrics.or(options.metrics);
+    let from_env = std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+    // Whoever asks for it gets it or an error; the directory of the configuration may be for root only.
+    let runtime_dir = plan.place.runtime_dir.clone();
+    let usable = runtime_dir.filter(|dir| access(dir, AccessFlags::W_OK).is_ok());
+    options.state_dir = args.state_dir.clone().or(from_env).or(usable);
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
@@ -163,10 +231,10 @@ fn without_file(args: &Args) -> Result<Plan, Failure> {
     let mut options = Options::alone(name, port);
     options.listen.clone_from(&args.listen);
     let text = format!("no configuration file, so the daemon {name} runs alone, on port {port}");
-    Ok(Plan { options, text })
+    Ok(Plan { options, place: Place::default(), text, hash: String::new() })
 }
 
-fn configured(args: &Args, file: &Path) -> Result<Plan, Failure> {
+fn configured(args: &Args, file: &Path, log: &EventLog) -> Result<Plan, Failure> {
     let colors = std::io::stderr().is_terminal();
     let broken = |errors: ConfigErrors| {
         let (count, plural) = (errors.problems().len(), if errors.problems().len() == 1 { "" } else { "s" });
@@ -178,6 +246,18 @@ fn configured(args: &Args, file: &Path) -> Result<Plan, Failure> {
         other => Failure::Usage(other.into()),
     })?;
     let me = config.identify(args.name, &SystemHost).map_err(broken)?;
+    let place = Place {
+        runtime_dir: config.options.runtime_dir.clone(),
+        account: Account::find(config.options.daemon_user.as_deref(), config.options.daemon_group.as_deref())
+            .map_err(|error| Failure::Usage(error.into()))?,
+    };
+    if !args.check {
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        log.apply(&config.options, &host.to_string_lossy()).context("cannot start")?;
+        if let Some(file) = log.file() {
+            eprintln!("spreadd: the log goes to {}", file.display());
+        }
+    }
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -200,7 +280,12 @@ fn configured(args: &Args, file: &Path) -> Result<Plan, Failure> {
         ),
         (None, _) => return Err(anyhow!("no daemon number {me}").into()),
     };
-    Ok(Plan { options, text })
+    let ring_hash = config.ring_hash().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hash = format!(
+        "\nIts hash is {ring_hash}. Only daemons with the same one form a ring; it covers:\n\n{}",
+        String::from_utf8_lossy(config.hash_text().as_bytes())
+    );
+    Ok(Plan { options, place, text, hash })
 }
 
 /// Says where clients find the daemon, to the log and to the service manager.

@@ -260,15 +260,10 @@ pub struct Timeouts {
 /// with `docs/reference/spread.conf.md`.
 pub(super) fn not_honored(word: &str, value: &Value<'_>) -> Option<&'static str> {
     Some(match (word, value) {
-        ("DebugFlags" | "EventPriority", _) => "what is logged is set with --log-level",
-        ("EventLogFile", _) => "the log goes to standard error",
-        ("EventTimeStamp" | "EventPreciseTimeStamp", _) => "the log has time stamps of its own form",
         ("DangerousMonitor", Value::Bool(true)) => "the monitor of Spread 5 is not served",
         ("SocketPortReuse", Value::Reuse(PortReuse::Off)) => {
             "listeners always set SO_REUSEADDR, which on this system cannot admit a second listener"
         }
-        ("RuntimeDir", _) => "the daemon stays in the directory it was started in",
-        ("DaemonUser" | "DaemonGroup", _) => "the daemon keeps the user and group it was started with",
         ("RepTimeout" | "SegTimeout", _) => "the ring has no such phase",
         ("IgnoreMulticastJoinErrors", Value::Bool(true)) => {
             "a multicast group that cannot be joined is fatal"

@@ -70,9 +70,14 @@ impl Blackbox {
 
     /// One line per entry, oldest first.
     pub(super) fn dump(&self) -> String {
+        self.last(LEN)
+    }
+
+    /// The last `max` entries, one per line, oldest first.
+    pub(super) fn last(&self, max: usize) -> String {
         let (new, old) = self.entries.split_at(self.next.min(self.entries.len()));
-        let mut text = String::with_capacity(self.entries.len() * 48);
-        for entry in old.iter().chain(new) {
+        let mut text = String::with_capacity(self.entries.len().min(max) * 48);
+        for entry in old.iter().chain(new).skip(self.entries.len().saturating_sub(max)) {
             let (seconds, nanos) = (entry.at.0 / 1_000_000_000, entry.at.0 % 1_000_000_000);
             let _ = write!(text, "{seconds}.{nanos:09} ");
             let _ = match entry.what {

@@ -41,6 +41,7 @@ use super::stats::IoStats;
 use super::sys::Waiter;
 use super::transport::Transport;
 use super::waker::Waker;
+use super::watch::{Change, Outlook, Watch};
 
 /// Longest sleep without a deadline.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -86,6 +87,18 @@ pub trait Upper {
         let _ = (from, datagram);
         None
     }
+
+    /// Links between daemons that have become broken, and those that work again: `(a, b)` says that `a` does
+    /// not hear `b`.
+    fn note_links(&mut self, broken: &[(NodeId, NodeId)], healed: &[(NodeId, NodeId)]) {
+        let _ = (broken, healed);
+    }
+
+    /// A packet with another configuration (the first bytes of its hash) came from an address of `node`. Called
+    /// at most once a second.
+    fn note_other_configuration(&mut self, node: NodeId, hash: [u8; 4]) {
+        let _ = (node, hash);
+    }
 }
 
 /// What the loop needs of the engine. A trait so that the loop can be tested with a scripted one.
@@ -102,14 +115,34 @@ pub(super) trait Engine {
     fn poll_trace(&mut self) -> Option<String>;
     fn is_usable(&self, mid: Mid) -> bool;
     fn stats(&self) -> Self::Stats;
+    fn outlook(&self) -> Outlook {
+        Outlook::default()
+    }
+    fn deaf_links(&self) -> Vec<(NodeId, NodeId)> {
+        Vec::new()
+    }
 }
 
+/// Work for the layer above, done on the ring thread.
+pub(super) type Visit<U> = Box<dyn FnOnce(&mut U) + Send>;
+
 /// What other threads ask of the ring thread. Each is taken once a turn.
-pub(super) enum Command<S> {
+pub(super) enum Command<S, U> {
     Leave,
     Keys(KeyRing),
-    Report(Sender<(IoStats, S)>),
+    Report(Sender<Told<S>>),
     Blackbox(Sender<String>),
+    Visit(Visit<U>),
+}
+
+/// The answer to [`Command::Report`].
+pub(super) struct Told<S> {
+    pub(super) io: IoStats,
+    pub(super) engine: S,
+    pub(super) outlook: Outlook,
+    pub(super) changes: Vec<Change>,
+    pub(super) broken_links: Vec<(NodeId, NodeId)>,
+    pub(super) uptime: Duration,
 }
 
 /// Time since the start of the driver.
@@ -130,7 +163,7 @@ pub(super) struct Parts<E: Engine, U> {
     pub(super) transport: Transport,
     pub(super) sockets: Sockets,
     pub(super) waker: Waker,
-    pub(super) inbox: Receiver<Command<E::Stats>>,
+    pub(super) inbox: Receiver<Command<E::Stats, U>>,
     pub(super) clock: Clock,
     /// A thread that does not run for so long has paused.
     pub(super) pause_min: Duration,
@@ -158,7 +191,7 @@ pub(super) struct Driver<E: Engine, U> {
     /// Per input: there may be more to read.
     more: Vec<bool>,
     waker: Waker,
-    inbox: Receiver<Command<E::Stats>>,
+    inbox: Receiver<Command<E::Stats, U>>,
     clock: Clock,
     pause_min: Duration,
     spin: Duration,
@@ -177,6 +210,9 @@ pub(super) struct Driver<E: Engine, U> {
     stats: IoStats,
     blackbox: Blackbox,
     trace: VecDeque<String>,
+    watch: Watch,
+    /// When a foreign configuration was last told.
+    foreign_at: Option<Nanos>,
 }
 
 impl<E: Engine, U: Upper> Driver<E, U> {
@@ -208,6 +244,8 @@ impl<E: Engine, U: Upper> Driver<E, U> {
             stats: IoStats::default(),
             blackbox: Blackbox::new(),
             trace: VecDeque::new(),
+            watch: Watch::default(),
+            foreign_at: None,
         }
     }
 
@@ -311,6 +349,12 @@ impl<E: Engine, U: Upper> Driver<E, U> {
             self.transmit(now);
         }
         self.traces();
+        if self.watch.is_due(now) {
+            let (broken, healed) = self.watch.note_links(&self.engine.deaf_links());
+            if !broken.is_empty() || !healed.is_empty() {
+                self.upper.note_links(&broken, &healed);
+            }
+        }
     }
 
     fn commands(&mut self, now: Nanos) {
@@ -336,8 +380,16 @@ impl<E: Engine, U: Upper> Driver<E, U> {
                 // Nobody waits any more if these fail.
                 Command::Report(answer) => {
                     self.stats.slabs_allocated = self.intake.slabs_allocated();
-                    let _ = answer.try_send((self.stats.clone(), self.engine.stats()));
+                    let _ = answer.try_send(Told {
+                        io: self.stats.clone(),
+                        engine: self.engine.stats(),
+                        outlook: self.engine.outlook(),
+                        changes: self.watch.changes(),
+                        broken_links: self.watch.broken_links(),
+                        uptime: now.since(Nanos(0)),
+                    });
                 }
+                Command::Visit(visit) => visit(&mut self.upper),
                 Command::Blackbox(answer) => {
                     let mut dump = self.blackbox.dump();
                     for line in &self.trace {
@@ -387,7 +439,10 @@ impl<E: Engine, U: Upper> Driver<E, U> {
                 Event::Regular { id, members } => {
                     self.blackbox.note(now, What::Regular, Some(id.rep), id.epoch, members.len() as u64);
                     let members: Vec<_> = members.iter().map(|m| m.node.0).collect();
-                    info!(%id, ?members, "New regular configuration.");
+                    let outlook = self.engine.outlook();
+                    let cause = outlook.cause.map_or("start", spread_ring::Cause::name);
+                    info!(%id, ?members, cause, forming = ?outlook.forming, "New regular configuration.");
+                    self.watch.note_change(outlook, &self.blackbox, &self.trace);
                 }
                 Event::Transitional { id, members, of } => {
                     self.blackbox.note(now, What::Transitional, Some(id.rep), id.epoch, members.len() as u64);

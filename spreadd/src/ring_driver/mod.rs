@@ -29,12 +29,15 @@ mod sys;
 mod thread;
 mod transport;
 mod waker;
+mod watch;
 
 pub use driver::Upper;
 pub use keys::{Cipher, KeyFileError, KeyRing};
 pub use seal::{Aead, Checksum, Protection, Sealer, TRAILER_MAX};
 pub use sockets::{SocketError, SocketOptions, interface_mtu, packet_len_max};
 pub use stats::{DropReason, IoStats};
-pub use thread::{DriverConfig, Handle, Report, StartError, new_boot, start};
+pub(crate) use thread::outlook;
+pub use thread::{Asker, DriverConfig, Handle, Report, StartError, new_boot, start};
 pub use transport::{Network, NetworkError, NodeAddr, SegmentAddr};
 pub use waker::Waker;
+pub use watch::{CHANGES_MAX, Change, Link, Outlook};

@@ -14,7 +14,7 @@ use spread_ring::{
 };
 use tracing::warn;
 
-use super::driver::{COMMANDS, Clock, Command, Driver, Engine, LEAVE_MAX, Parts, Upper};
+use super::driver::{COMMANDS, Clock, Command, Driver, Engine, LEAVE_MAX, Parts, Told, Upper};
 use super::keys::KeyRing;
 use super::peers::Peers;
 use super::seal::{Aead, Checksum, Protection, Sealer};
@@ -22,6 +22,7 @@ use super::sockets::{SocketError, SocketOptions, Sockets};
 use super::stats::IoStats;
 use super::transport::{Network, NetworkError, Transport};
 use super::waker::Waker;
+use super::watch::{Change, Outlook};
 
 /// Everything the ring thread needs to know.
 #[derive(Clone, Debug)]
@@ -99,19 +100,84 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// What the ring thread counted.
+/// What the ring thread knows about itself and the ring.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// The driver's counters.
     pub io: IoStats,
     /// The engine's counters.
     pub ring: Stats,
+    /// The state of the ring.
+    pub outlook: Outlook,
+    /// The last membership changes, oldest first.
+    pub changes: Vec<Change>,
+    /// Links between daemons that are broken: `(a, b)` says that `a` does not hear `b`.
+    pub broken_links: Vec<(NodeId, NodeId)>,
+    /// How long the thread runs.
+    pub uptime: Duration,
+}
+
+/// The way to ask the ring thread from other threads. Each question wakes the thread; it answers within one
+/// turn, or not at all if it hangs.
+pub struct Asker<U> {
+    commands: Sender<Command<Stats, U>>,
+    waker: Waker,
+}
+
+impl<U> Clone for Asker<U> {
+    fn clone(&self) -> Self {
+        Self { commands: self.commands.clone(), waker: self.waker.clone() }
+    }
+}
+
+impl<U> std::fmt::Debug for Asker<U> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asker").finish_non_exhaustive()
+    }
+}
+
+impl<U> Asker<U> {
+    /// The counters and the state now; `None` if the thread has ended or does not answer within 2 seconds.
+    pub fn report(&self) -> Option<Report> {
+        let Told { io, engine, outlook, changes, broken_links, uptime } = self.ask(Command::Report)?;
+        Some(Report { io, ring: engine, outlook, changes, broken_links, uptime })
+    }
+
+    /// The last events, one per line; `None` as with [`Self::report`].
+    pub fn blackbox(&self) -> Option<String> {
+        self.ask(Command::Blackbox)
+    }
+
+    /// Runs `look` on the ring thread; it must not block. `None` as with [`Self::report`].
+    pub fn visit<T: Send + 'static>(&self, look: impl FnOnce(&mut U) -> T + Send + 'static) -> Option<T> {
+        self.ask(|answer| {
+            Command::Visit(Box::new(move |upper| {
+                // Nobody waits any more if this fails.
+                let _ = answer.try_send(look(upper));
+            }))
+        })
+    }
+
+    fn command(&self, command: Command<Stats, U>) {
+        if let Err(TrySendError::Full(command)) = self.commands.try_send(command) {
+            // The thread takes all commands in each turn: it is stopped, or about to take them.
+            self.waker.wake();
+            let _ = self.commands.send_timeout(command, LEAVE_MAX);
+        }
+        self.waker.wake();
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command<Stats, U>) -> Option<T> {
+        let (answer, wait) = bounded(1);
+        self.command(command(answer));
+        wait.recv_timeout(LEAVE_MAX).ok()
+    }
 }
 
 /// The ring thread as seen from outside. Dropping it asks the thread to leave and does not wait.
 pub struct Handle<U> {
-    commands: Sender<Command<Stats>>,
-    waker: Waker,
+    asker: Asker<U>,
     thread: Option<thread::JoinHandle<U>>,
 }
 
@@ -124,23 +190,27 @@ impl<U> std::fmt::Debug for Handle<U> {
 impl<U> Handle<U> {
     /// Asks the daemon to leave the ring. [`Self::join`] then returns soon.
     pub fn leave(&self) {
-        self.command(Command::Leave);
+        self.asker.command(Command::Leave);
     }
 
     /// Uses other keys from now on. No effect without keys at the start.
     pub fn reload_keys(&self, keys: KeyRing) {
-        self.command(Command::Keys(keys));
+        self.asker.command(Command::Keys(keys));
     }
 
     /// The counters now; `None` if the thread has ended.
     pub fn report(&self) -> Option<Report> {
-        let (io, ring) = self.ask(Command::Report)?;
-        Some(Report { io, ring })
+        self.asker.report()
+    }
+
+    /// The way to ask the thread from other threads.
+    pub fn asker(&self) -> Asker<U> {
+        self.asker.clone()
     }
 
     /// The last events, one per line; `None` if the thread has ended.
     pub fn blackbox(&self) -> Option<String> {
-        self.ask(Command::Blackbox)
+        self.asker.blackbox()
     }
 
     /// Whether the thread has ended: it was asked to leave, or the engine left by itself.
@@ -152,28 +222,13 @@ impl<U> Handle<U> {
     pub fn join(mut self) -> Option<U> {
         self.thread.take()?.join().ok()
     }
-
-    fn command(&self, command: Command<Stats>) {
-        if let Err(TrySendError::Full(command)) = self.commands.try_send(command) {
-            // The thread takes all commands in each turn: it is stopped, or about to take them.
-            self.waker.wake();
-            let _ = self.commands.send_timeout(command, LEAVE_MAX);
-        }
-        self.waker.wake();
-    }
-
-    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command<Stats>) -> Option<T> {
-        let (answer, wait) = bounded(1);
-        self.command(command(answer));
-        wait.recv_timeout(LEAVE_MAX).ok()
-    }
 }
 
 impl<U> Drop for Handle<U> {
     fn drop(&mut self) {
         if self.thread.is_some() {
-            let _ = self.commands.try_send(Command::Leave);
-            self.waker.wake();
+            let _ = self.asker.commands.try_send(Command::Leave);
+            self.asker.waker.wake();
         }
     }
 }
@@ -230,7 +285,7 @@ pub fn start<U: Upper + Send + 'static>(
         .name(format!("ring-{me}"))
         .spawn(move || Driver::new(parts).run())
         .map_err(StartError::Thread)?;
-    Ok(Handle { commands, waker, thread: Some(thread) })
+    Ok(Handle { asker: Asker { commands, waker }, thread: Some(thread) })
 }
 
 impl Engine for Ring {
@@ -267,5 +322,25 @@ impl Engine for Ring {
     }
     fn stats(&self) -> Stats {
         Self::stats(self).clone()
+    }
+    fn outlook(&self) -> Outlook {
+        outlook(self)
+    }
+    fn deaf_links(&self) -> Vec<(NodeId, NodeId)> {
+        Self::deaf_links(self)
+    }
+}
+
+/// What an engine says about itself.
+pub(crate) fn outlook(ring: &Ring) -> Outlook {
+    let (id, members) = ring.configuration();
+    Outlook {
+        id,
+        members: members.to_vec(),
+        operational: ring.is_operational(),
+        heard: ring.heard(),
+        penalties: ring.penalties(),
+        cause: ring.stats().last_cause,
+        forming: ring.stats().last_forming,
     }
 }

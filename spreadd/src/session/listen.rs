@@ -105,7 +105,7 @@ impl Listeners {
         let mut file = None;
         if let Some(dir) = unix_dir {
             let path = dir.join(port.to_string());
-            if let Some((listener, socket_file)) = listen_unix(&path)? {
+            if let Some((listener, socket_file)) = listen_unix(&path, CLIENTS)? {
                 unix = Some(listener);
                 file = Some(socket_file);
             } else {
@@ -170,8 +170,14 @@ fn local_port(listener: &std::net::TcpListener, asked: u16) -> u16 {
     listener.local_addr().map_or(asked, |addr| addr.port())
 }
 
+/// The local socket for clients is open for everybody.
+const CLIENTS: u32 = 0o666;
+
 /// Makes the socket, in place of one that a dead daemon left. `None` if a living one is there.
-fn listen_unix(path: &Path) -> Result<Option<(std::os::unix::net::UnixListener, SocketFile)>, ListenError> {
+pub(crate) fn listen_unix(
+    path: &Path,
+    mode: u32,
+) -> Result<Option<(std::os::unix::net::UnixListener, SocketFile)>, ListenError> {
     let failed = |source| ListenError::Unix { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -190,7 +196,7 @@ fn listen_unix(path: &Path) -> Result<Option<(std::os::unix::net::UnixListener, 
     listener.set_nonblocking(true).map_err(failed)?;
     let meta = fs::symlink_metadata(path).map_err(failed)?;
     let file = SocketFile { path: path.to_owned(), device: meta.dev(), inode: meta.ino() };
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(Some((listener, file)))
 }
 
@@ -200,6 +206,13 @@ pub(crate) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+}
+
+impl SocketFile {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl Drop for SocketFile {
@@ -230,9 +243,9 @@ mod tests {
         // A dead daemon's socket.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let (listener, file) = listen_unix(&path).unwrap().unwrap();
+        let (listener, file) = listen_unix(&path, CLIENTS).unwrap().unwrap();
         UnixStream::connect(&path).unwrap();
-        assert!(listen_unix(&path).unwrap().is_none(), "a living daemon keeps its socket");
+        assert!(listen_unix(&path, CLIENTS).unwrap().is_none(), "a living daemon keeps its socket");
         drop((listener, file));
         assert!(!path.exists());
     }
@@ -242,7 +255,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("4803");
         fs::write(&path, "precious").unwrap();
-        let error = listen_unix(&path).unwrap_err();
+        let error = listen_unix(&path, CLIENTS).unwrap_err();
         assert!(matches!(error, ListenError::NotASocket { .. }), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }

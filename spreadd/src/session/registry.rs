@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use spread_groups::SessionId;
 use spread_wire::PrivateName;
+
+use super::auth::Peer;
 
 /// Slot numbers are the low 16 bits of a session identifier; the rest counts how often the slot was used.
 const SLOT_BITS: u32 = 16;
@@ -42,6 +45,10 @@ pub(crate) struct Seat {
     /// The identifier of the session.
     pub(crate) id: SessionId,
     name: Option<PrivateName>,
+    /// Where the client is, for displays.
+    pub(crate) peer: Option<Peer>,
+    /// When it was admitted.
+    pub(crate) since: Instant,
 }
 
 impl Registry {
@@ -69,7 +76,13 @@ impl Registry {
             }
         };
         table.live += 1;
-        Some(Seat { registry: Arc::clone(self), id: SessionId(id), name: None })
+        Some(Seat {
+            registry: Arc::clone(self),
+            id: SessionId(id),
+            name: None,
+            peer: None,
+            since: Instant::now(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

@@ -96,7 +96,10 @@ fn accepted<S: Transport>(stream: S, peer: Peer, shared: &Arc<Shared>) {
     let seat = shared.registry.admit();
     tokio::spawn(async move {
         match seat {
-            Some(seat) => greet(stream, peer, seat, shared).await,
+            Some(mut seat) => {
+                seat.peer = Some(peer);
+                greet(stream, peer, seat, shared).await;
+            }
             None => refuse(stream, peer, RejectCode::QUOTA, &shared).await,
         }
     });

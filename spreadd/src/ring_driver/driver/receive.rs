@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use spread_ring::{Class, Mid, Nanos, NodeId};
 use tracing::debug;
@@ -19,6 +20,9 @@ const DATA_BEFORE_TOKEN: usize = 128;
 
 /// Datagrams of other protocols handed up in one round.
 const FOREIGN_MAX: usize = 16;
+
+/// How often a foreign configuration is told at most.
+const FOREIGN_PERIOD: Duration = Duration::from_secs(1);
 
 /// First bytes of packets of the monitor protocol, which shares the data port.
 const FOREIGN_FIRST: u8 = 0x80;
@@ -143,6 +147,13 @@ impl<E: Engine, U: Upper> Driver<E, U> {
                 }
                 Err(reason) => {
                     dropped(&mut self.stats, &mut self.blackbox, now, reason, Some(source), range.len());
+                    if reason == DropReason::Hash
+                        && self.foreign_at.is_none_or(|at| now.since(at) >= FOREIGN_PERIOD)
+                        && let Some(header) = Header::of(packet)
+                    {
+                        self.foreign_at = Some(now);
+                        self.upper.note_other_configuration(source, header.hash());
+                    }
                 }
             }
         }

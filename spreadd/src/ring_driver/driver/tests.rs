@@ -122,7 +122,7 @@ impl Upper for Top {
 /// Two daemons: the driver under test is node 0, `peer` has the sockets of node 1.
 struct Bench {
     driver: Driver<Script, Top>,
-    commands: Sender<Command<()>>,
+    commands: Sender<Command<(), Top>>,
     waker: Waker,
     peer: Sockets,
     peer_sealer: Box<dyn Sealer>,
