@@ -6,7 +6,7 @@ use std::process::{Command, exit};
 
 /// Functions and constants that the layer uses. Types follow.
 const FUNCTIONS: &str = "ap_get_module_config|ap_set_module_config|ap_check_cmd_context|ap_hook_(pre_config|check_config|\
-                         open_logs|post_config|child_init)|ap_mpm_query|ap_state_query|ap_getword_conf|\
+                         open_logs|post_config|child_init|error_log)|ap_find_module_short_name|ap_mpm_query|ap_state_query|ap_getword_conf|\
                          ap_retained_data_(create|get)|ap_rwrite|apr_palloc|apr_pool_cleanup_register|\
                          apr_pool_cleanup_null|apr_pstrmemdup|ap_pcfg_openfile|ap_conftree|\
                          ap_server_root_relative|ap_sub_req_lookup_uri|ap_set_content_type|ap_run_http_scheme|ap_runtime_dir_relative|\
@@ -14,7 +14,7 @@ const FUNCTIONS: &str = "ap_get_module_config|ap_set_module_config|ap_check_cmd_
 const VARIABLES: &str = "APR_HOOK_.*|APLOG_.*|AP_MPMQ_.*|AP_SQ_.*|MODULE_MAGIC_.*|OR_.*|RSRC_CONF|OK|DECLINED|\
                          GLOBAL_ONLY|NOT_IN_.*|AP_STATUS_.*|ap_conftree|ap_listeners|ACCESS_CONF|DONE|HTTP_OK|HTTP_INTERNAL_SERVER_ERROR";
 const TYPES: &str = "module|module_struct|command_rec|cmd_parms|server_rec|request_rec|process_rec|ap_directive_t|\
-                     apr_status_t|apr_size_t|apr_pool_t|conn_rec|apr_table_t|apr_array_header_t|apr_table_entry_t|ap_listen_rec|ap_log_writer|ap_log_writer_init";
+                     apr_status_t|apr_size_t|apr_pool_t|conn_rec|apr_table_t|apr_array_header_t|apr_table_entry_t|ap_listen_rec|ap_errorlog_info|ap_log_writer|ap_log_writer_init";
 
 fn main() {
     println!("cargo::rerun-if-changed=src/shim.c");

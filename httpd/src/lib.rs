@@ -13,7 +13,8 @@
 //! | [`manager`] | a process beside the children |
 //! | [`pool`] | memory pools and what runs when they end |
 //! | [`server`] | views of servers and requests |
-//! | [`log`] | the error log |
+//! | [`log`] | writing to the error log |
+//! | [`errorlog`] | seeing what goes into the error log |
 //! | [`logwriter`] | taking over the writer of mod_log_config |
 //! | [`shared`] | memory that all children share and that survives restarts |
 //!
@@ -26,6 +27,7 @@
 // spec: httpd-ffi 11
 
 pub mod directive;
+pub mod errorlog;
 mod guard;
 pub mod log;
 pub mod logwriter;

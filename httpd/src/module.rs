@@ -146,6 +146,14 @@ impl<M: Module> Hooks<'_, M> {
         unsafe { ffi::ap_hook_child_init(Some(child_init::<M>), NONE, NONE, order.code()) };
     }
 
+    /// Calls [`ErrorLog::entry`](crate::errorlog::ErrorLog::entry) for what goes into the error log.
+    pub fn error_log(&self)
+    where
+        M: crate::errorlog::ErrorLog,
+    {
+        crate::errorlog::listen::<M>(self.pool);
+    }
+
     /// Calls [`Module::status`] when mod_status shows its page.
     pub fn status(&self) {
         // SAFETY: as above.

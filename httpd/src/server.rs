@@ -143,6 +143,14 @@ impl MainState {
     }
 }
 
+/// User and group of the children. In the parent, after the configuration was read.
+pub fn run_user() -> (u32, u32) {
+    let (mut user, mut group) = (0, 0);
+    // SAFETY: writes two integers.
+    unsafe { ffi::httpd_shim_run_user(&raw mut user, &raw mut group) };
+    (user, group)
+}
+
 /// How often the server was restarted gracefully.
 pub fn generation() -> Option<u32> {
     query(ffi::AP_MPMQ_GENERATION)

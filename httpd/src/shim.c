@@ -32,6 +32,12 @@ void httpd_shim_hook_status(int (*status)(request_rec *r, int flags))
     APR_OPTIONAL_HOOK(ap, status_hook, status, NULL, NULL, APR_HOOK_MIDDLE);
 }
 
+void httpd_shim_run_user(unsigned int *user, unsigned int *group)
+{
+    *user = ap_unixd_config.user_id;
+    *group = ap_unixd_config.group_id;
+}
+
 void httpd_shim_module_stuff(module *out)
 {
     static const module stuff = {STANDARD20_MODULE_STUFF, NULL, NULL, NULL, NULL, NULL, NULL, 0};

@@ -10,6 +10,7 @@
 #include "mod_status.h"
 #include "apr_optional.h"
 #include "apr_strings.h"
+#include "unixd.h"
 
 /* One text to the error log of a server (or of the process when the server is null), if the level is wanted. */
 void httpd_shim_log(const char *file, int line, int module_index, int level, const server_rec *s, const char *text);
@@ -23,6 +24,9 @@ int httpd_shim_take_log_writer(ap_log_writer_init *init, ap_log_writer *writer, 
 
 /* Adds a function to the status page of mod_status, if that is loaded. */
 void httpd_shim_hook_status(int (*status)(request_rec *r, int flags));
+
+/* The user and group of the children. */
+void httpd_shim_run_user(unsigned int *user, unsigned int *group);
 
 /* The values of STANDARD20_MODULE_STUFF, for the check of the Rust constants. */
 void httpd_shim_module_stuff(module *out);

@@ -39,7 +39,29 @@ pub enum What {
     Gap {
         /// Last number of the gap.
         to: u64,
+        /// Why.
+        why: GapWhy,
     },
+}
+
+/// Why a source has no line for a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum GapWhy {
+    /// The queue (and the spool, if there is one) was full.
+    QueueFull = 1,
+    /// The process was killed with the line in memory only, or its place on the disk cannot be read.
+    Crash = 2,
+}
+
+impl GapWhy {
+    /// The word in a gap frame.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue-full",
+            Self::Crash => "crash",
+        }
+    }
 }
 
 impl Record {
@@ -55,7 +77,7 @@ impl Record {
     pub fn last(&self) -> u64 {
         match self.what {
             What::Line { .. } => self.seq,
-            What::Gap { to } => to,
+            What::Gap { to, .. } => to,
         }
     }
 
@@ -84,6 +106,8 @@ pub struct Pushed {
     pub dropped: u64,
     /// The queue was empty before: the sender may be asleep.
     pub wake: bool,
+    /// Number of the new line, also when it was dropped.
+    pub seq: u64,
 }
 
 /// The queue. See the module for its place.
@@ -140,16 +164,21 @@ impl Intake {
         let state = &mut self.streams[stream as usize];
         if self.closed || self.used + record.cost() > self.max_bytes {
             state.gap.get_or_insert((seq, time_us));
-            return Pushed { accepted: false, dropped: dropped + 1, wake: false };
+            return Pushed { accepted: false, dropped: dropped + 1, wake: false, seq };
         }
         let wake = self.queue.is_empty();
         if let Some((from, time_us)) = state.gap.take() {
-            self.queue.push_back(Record { stream, seq: from, time_us, what: What::Gap { to: seq - 1 } });
+            self.queue.push_back(Record {
+                stream,
+                seq: from,
+                time_us,
+                what: What::Gap { to: seq - 1, why: GapWhy::QueueFull },
+            });
         }
         self.used += record.cost();
         self.high_water = self.high_water.max(self.used);
         self.queue.push_back(record);
-        Pushed { accepted: true, dropped, wake }
+        Pushed { accepted: true, dropped, wake, seq }
     }
 
     /// Turns the oldest line in the queue into a gap.
@@ -158,12 +187,17 @@ impl Intake {
             self.oldest += 1;
             let cost = record.cost();
             if cost > 0 {
-                record.what = What::Gap { to: record.seq };
+                record.what = What::Gap { to: record.seq, why: GapWhy::QueueFull };
                 self.used -= cost;
                 return true;
             }
         }
         false
+    }
+
+    /// The record that was put last and not yet taken.
+    pub fn newest(&self) -> Option<&Record> {
+        self.queue.back()
     }
 
     /// Takes all records. `into` must be empty; its room is used for the lines to come.
@@ -172,9 +206,20 @@ impl Intake {
         mem::swap(&mut self.queue, into);
         for (stream, state) in (0..).zip(&mut self.streams) {
             if let Some((from, time_us)) = state.gap.take() {
-                into.push_back(Record { stream, seq: from, time_us, what: What::Gap { to: state.next - 1 } });
+                into.push_back(Record {
+                    stream,
+                    seq: from,
+                    time_us,
+                    what: What::Gap { to: state.next - 1, why: GapWhy::QueueFull },
+                });
             }
         }
+    }
+
+    /// Counts the cost of records that the sender read back from its spool. The sender sees to the bound.
+    pub fn charge(&mut self, cost: usize) {
+        self.used += cost;
+        self.high_water = self.high_water.max(self.used);
     }
 
     /// Gives room back: the cost of records that were taken and are now done with.
@@ -240,7 +285,10 @@ mod tests {
         }
         assert_eq!(taken(&mut intake), [(1, 1), (2, 2), (3, 5)]);
         // The bound holds until the sender is done with what it took.
-        assert_eq!(intake.push(0, 0, line(10), false), Pushed { accepted: false, dropped: 1, wake: false });
+        assert_eq!(
+            intake.push(0, 0, line(10), false),
+            Pushed { accepted: false, dropped: 1, wake: false, seq: 6 }
+        );
         intake.release(10 + RECORD_COST);
         assert!(intake.push(0, 0, line(10), false).accepted);
         assert_eq!(taken(&mut intake), [(6, 6), (7, 7)]);
@@ -259,14 +307,20 @@ mod tests {
         let lines: Vec<u64> = all.iter().filter(|r| r.lines() == 1).map(|r| r.seq).collect();
         assert_eq!(lines, [3, 4]);
         // What the sender holds cannot be dropped any more: the new line goes.
-        assert_eq!(intake.push(0, 0, line(10), false), Pushed { accepted: false, dropped: 1, wake: false });
+        assert_eq!(
+            intake.push(0, 0, line(10), false),
+            Pushed { accepted: false, dropped: 1, wake: false, seq: 5 }
+        );
     }
 
     #[test]
     fn a_closed_queue_takes_nothing() {
         let mut intake = Intake::new(1, 1 << 20, WhenFull::DropNewest);
         intake.close();
-        assert_eq!(intake.push(0, 0, line(1), false), Pushed { accepted: false, dropped: 1, wake: false });
+        assert_eq!(
+            intake.push(0, 0, line(1), false),
+            Pushed { accepted: false, dropped: 1, wake: false, seq: 1 }
+        );
         assert_eq!(intake.push(9, 0, line(1), false).dropped, 1);
         assert_eq!(taken(&mut intake), [(1, 1)]);
     }

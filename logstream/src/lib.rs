@@ -46,7 +46,7 @@ pub mod publisher;
 pub mod sequencer;
 
 pub use frame::{Frame, FrameError, Kind, SourceId};
-pub use intake::{Intake, Pushed, Record, WhenFull};
+pub use intake::{GapWhy, Intake, Pushed, Record, WhenFull};
 pub use publisher::{
     Acks, Audit, Publisher, PublisherConfig, Released, Service, StreamConfig, Transmit, Wire,
 };

@@ -9,7 +9,7 @@
 //! | loose | when a barrier sent after it came back | sent lines without barrier are counted as in doubt |
 //! | strict | when a writer acknowledged it | everything not acknowledged is sent again |
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::time::Duration;
 
@@ -153,6 +153,8 @@ pub struct Publisher {
     newly_heard: Vec<u32>,
     /// Writers that answered (or left, false) since the last question.
     heard_writers: BTreeMap<(u32, Bytes), bool>,
+    /// Streams whose front moved since the last question.
+    moved: BTreeSet<u32>,
     messages: u64,
     resent: u64,
 }
@@ -238,6 +240,7 @@ impl Publisher {
             released: Released::default(),
             newly_heard: Vec::new(),
             heard_writers: BTreeMap::new(),
+            moved: BTreeSet::new(),
             messages: 0,
             resent: 0,
         }
@@ -254,6 +257,13 @@ impl Publisher {
         }
     }
 
+    /// The source goes on where an earlier process left it: everything before `front` is done with. Before any record.
+    pub fn resume(&mut self, stream: u32, front: u64) {
+        if let Some(stream) = self.streams.get_mut(stream as usize) {
+            stream.next = front.max(1);
+        }
+    }
+
     /// Takes records from the intake queue, in their order.
     pub fn handle_records(&mut self, records: impl IntoIterator<Item = Record>) {
         for record in records {
@@ -262,7 +272,11 @@ impl Publisher {
             let index = record.stream;
             let unsent = stream.window.len() > stream.sent;
             match (&record.what, stream.window.back_mut().map(|r| &mut r.what)) {
-                (What::Gap { to: more }, Some(What::Gap { to })) if unsent => *to = *more,
+                (What::Gap { to: more, why }, Some(What::Gap { to, why: before }))
+                    if unsent && why == before =>
+                {
+                    *to = *more;
+                }
                 _ => stream.window.push_back(record),
             }
             self.activate(index);
@@ -295,7 +309,10 @@ impl Publisher {
         self.barrier = None;
         self.uncovered.clear();
         self.active.clear();
-        for stream in &mut self.streams {
+        for (index, stream) in (0..).zip(&mut self.streams) {
+            if stream.loose > 0 {
+                self.moved.insert(index);
+            }
             for record in stream.window.drain(..stream.loose) {
                 self.released.cost += record.cost();
                 self.released.in_doubt += record.lines();
@@ -322,6 +339,7 @@ impl Publisher {
     fn barrier_back(&mut self, id: u64) {
         let Some(barrier) = self.barrier.take_if(|b| b.id == id) else { return };
         for (index, upto) in barrier.sent {
+            self.moved.insert(index);
             let stream = &mut self.streams[index as usize];
             while stream.loose > 0 && stream.window.front().is_some_and(|r| r.last() <= upto) {
                 let Some(record) = stream.window.pop_front() else { break };
@@ -356,7 +374,9 @@ impl Publisher {
             writer.heard = now;
         }
         let upto = stream.confirmed(self.cfg.acks, now);
-        stream.release(upto, now, &mut self.released);
+        if stream.release(upto, now, &mut self.released) {
+            self.moved.insert(index);
+        }
         let left = frame.flags & FLAG_LAST != 0;
         if left {
             stream.writers.remove(&name);
@@ -393,7 +413,9 @@ impl Publisher {
             if stream.strict {
                 let enough = if pressure { Acks::Count(1) } else { self.cfg.acks };
                 let upto = stream.confirmed(enough, now);
-                stream.release(upto, now, &mut self.released);
+                if stream.release(upto, now, &mut self.released) {
+                    self.moved.insert(index);
+                }
             }
             let starving = now.saturating_sub(stream.acked_at) >= PRESSURE_AFTER;
             if pressure
@@ -402,6 +424,7 @@ impl Publisher {
                 && stream.strict
                 && stream.sent > stream.loose
             {
+                self.moved.insert(index);
                 let half = stream.sent.div_ceil(2);
                 for record in stream.window.drain(..half) {
                     self.released.cost += record.cost();
@@ -429,9 +452,11 @@ impl Publisher {
     /// From now on one acknowledgement is enough: the process ends soon.
     pub fn relax(&mut self, now: Duration) {
         self.cfg.acks = Acks::Count(1);
-        for stream in &mut self.streams {
+        for (index, stream) in (0..).zip(&mut self.streams) {
             let upto = stream.confirmed(self.cfg.acks, now);
-            stream.release(upto, now, &mut self.released);
+            if stream.release(upto, now, &mut self.released) {
+                self.moved.insert(index);
+            }
         }
     }
 
@@ -504,12 +529,13 @@ impl Publisher {
                     stream.after_send(1, last);
                     (Some(stream.cfg.group.clone()), mess_type, payload)
                 }
-                (What::Gap { .. }, _) => {
+                (What::Gap { why, .. }, _) => {
+                    let why = why.text();
                     stream.after_send(1, last);
                     if !audits {
                         continue; // Nobody to tell.
                     }
-                    let text = format!("to={last}\nreason=queue-full\n");
+                    let text = format!("to={last}\nreason={why}\n");
                     let payload =
                         Frame::encode(Kind::Gap, stream.flags(), source, seq, time_us, &[text.as_bytes()])?;
                     (stream.say_group(), TYPE_FRAME, payload)
@@ -547,17 +573,20 @@ impl Publisher {
         Some(Transmit { service: Service::Safe, group: None, mess_type: TYPE_FRAME, payload })
     }
 
-    /// The farewell of every stream that said anything in this session.
-    pub fn goodbyes(&mut self) -> Vec<Transmit> {
+    /// The farewell of every stream that said anything in this session, but for those with something `left` for another
+    /// process to send (given the stream and its front): they go on later.
+    pub fn goodbyes(&mut self, left: impl Fn(u32, u64) -> bool) -> Vec<Transmit> {
         let source = self.cfg.source;
         let audit = self.cfg.audit;
-        let said = self.streams.iter().filter(|s| s.spoken_here && can_audit(audit, &s.cfg));
-        said.filter_map(|s| {
-            let payload = Frame::encode(Kind::Goodbye, s.flags(), source, s.next - 1, 0, &[&*s.cfg.group])?;
-            let group = Some(s.say_group()?);
-            Some(Transmit { service: Service::Lines, group, mess_type: TYPE_FRAME, payload })
-        })
-        .collect()
+        let said = (0..).zip(&self.streams).filter(|(_, s)| s.spoken_here && can_audit(audit, &s.cfg));
+        said.filter(|(index, s)| !left(*index, s.number_at(0)))
+            .filter_map(|(_, s)| {
+                let payload =
+                    Frame::encode(Kind::Goodbye, s.flags(), source, s.next - 1, 0, &[&*s.cfg.group])?;
+                let group = Some(s.say_group()?);
+                Some(Transmit { service: Service::Lines, group, mess_type: TYPE_FRAME, payload })
+            })
+            .collect()
     }
 
     /// What is done with since the last call.
@@ -575,9 +604,29 @@ impl Publisher {
         mem::take(&mut self.heard_writers)
     }
 
-    /// Lines in the hands of the publisher.
+    /// First number of a stream that is not done with: the next one when nothing waits.
+    pub fn front(&self, stream: u32) -> u64 {
+        self.streams.get(stream as usize).map_or(u64::MAX, |s| s.number_at(0))
+    }
+
+    /// True when a writer answered for the stream, so that its lines are kept until they are acknowledged.
+    pub fn is_strict(&self, stream: u32) -> bool {
+        self.streams.get(stream as usize).is_some_and(|s| s.strict)
+    }
+
+    /// Streams whose front moved since the last call.
+    pub fn moved(&mut self) -> BTreeSet<u32> {
+        mem::take(&mut self.moved)
+    }
+
+    /// Records in the hands of the publisher.
     pub fn waiting(&self) -> usize {
         self.streams.iter().map(|s| s.window.len()).sum()
+    }
+
+    /// As [`Publisher::waiting`], without the gaps.
+    pub fn waiting_lines(&self) -> u64 {
+        self.streams.iter().flat_map(|s| &s.window).map(Record::lines).sum()
     }
 
     /// Lines that were sent and wait for a barrier or an acknowledgement.
@@ -659,8 +708,9 @@ impl Stream {
         acked.get(needed - 1).copied().unwrap_or(0)
     }
 
-    /// Lets go of everything up to a number.
-    fn release(&mut self, upto: u64, now: Duration, released: &mut Released) {
+    /// Lets go of everything up to a number; true when that was something.
+    fn release(&mut self, upto: u64, now: Duration, released: &mut Released) -> bool {
+        let before = self.window.len();
         let everywhere = self.writers.values().map(|w| w.acked).min().unwrap_or(u64::MAX);
         while self.window.front().is_some_and(|r| r.last() <= upto) {
             let Some(record) = self.window.pop_front() else { break };
@@ -675,6 +725,7 @@ impl Stream {
         if self.window.is_empty() {
             self.waits_since = now;
         }
+        self.window.len() < before
     }
 
     fn after_send(&mut self, records: usize, last: u64) {

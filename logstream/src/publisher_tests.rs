@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
+use crate::GapWhy;
 use crate::intake::{Intake, WhenFull};
 use crate::sequencer::{Output, Sequencer};
 
@@ -130,8 +131,18 @@ fn frames_hold_what_fits_and_gaps_stand_in_their_place() {
     let mut p = publisher(Audit::On, Wire::Framed);
     p.handle_connected(at(0), [0]);
     p.handle_records((1..=8).map(line));
-    p.handle_records([Record { stream: 0, seq: 9, time_us: 0, what: What::Gap { to: 10 } }]);
-    p.handle_records([Record { stream: 0, seq: 11, time_us: 0, what: What::Gap { to: 12 } }]);
+    p.handle_records([Record {
+        stream: 0,
+        seq: 9,
+        time_us: 0,
+        what: What::Gap { to: 10, why: GapWhy::QueueFull },
+    }]);
+    p.handle_records([Record {
+        stream: 0,
+        seq: 11,
+        time_us: 0,
+        what: What::Gap { to: 12, why: GapWhy::QueueFull },
+    }]);
     p.handle_records([line(13)]);
     assert_eq!(
         sent(&mut p, at(0)),

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use httpd::logwriter::Portions;
 use httpd::{Log, Request};
+use log_spool::Ring;
 use log_stream::intake::RECORD_COST;
-use log_stream::{Intake, Pushed, Record, line};
+use log_stream::{Intake, Pushed, Record, WhenFull, line};
 
 use crate::counters::Counters;
 use crate::plan::{self, Plan};
 use crate::sender;
+use crate::session::Opened;
 
 /// Messages of the private group that wait for the sender; more are left (writers repeat theirs).
 const INBOX_MAX: usize = 10_000;
@@ -41,9 +43,13 @@ pub(crate) struct Desk {
 
 struct Inner {
     intake: Intake,
+    /// Of a sender with a spool: lines that it did not yet append to its journal.
+    ring: Option<Ring>,
     inbox: VecDeque<Bytes>,
     /// Sessions that were found broken by their receiver.
     broken: Option<u64>,
+    /// What came of an attempt to connect.
+    opened: Option<Opened>,
     asleep: bool,
     stop: Option<Instant>,
     done: bool,
@@ -56,23 +62,95 @@ pub(crate) struct Work {
     pub(crate) records: VecDeque<Record>,
     pub(crate) inbox: VecDeque<Bytes>,
     pub(crate) broken: Option<u64>,
+    pub(crate) opened: Option<Opened>,
     /// The child ends: be done by then.
     pub(crate) stop: Option<Instant>,
     /// Little room is left.
     pub(crate) pressure: bool,
     pub(crate) high_water: usize,
+    /// Place in the ring behind the records.
+    pub(crate) ring: u64,
 }
 
 impl Desk {
+    /// A desk for so many streams. It is never freed: a thread that outlives its time limit may still look at it.
+    pub(crate) fn new(streams: usize, queue_bytes: usize, when_full: WhenFull) -> &'static Self {
+        Box::leak(Box::new(Self {
+            inner: Mutex::new(Inner {
+                intake: Intake::new(streams, queue_bytes, when_full),
+                ring: None,
+                inbox: VecDeque::new(),
+                broken: None,
+                opened: None,
+                asleep: false,
+                stop: None,
+                done: false,
+                dropped: 0,
+            }),
+            bell: Condvar::new(),
+            room: Condvar::new(),
+        }))
+    }
+
+    /// Puts lines into this ring too, from now on.
+    pub(crate) fn set_ring(&self, ring: Ring) {
+        self.lock().ring = Some(ring);
+    }
+
+    /// What is in the ring up to this place is in the journal.
+    pub(crate) fn appended(&self, upto: u64) {
+        if let Some(ring) = &mut self.lock().ring {
+            ring.release(upto);
+        }
+    }
+
+    /// The sender read records of this cost back from its journal.
+    pub(crate) fn charge(&self, cost: usize) {
+        self.lock().intake.charge(cost);
+    }
+
+    /// The sender is to end by then.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        self.lock().stop.get_or_insert(deadline);
+        self.bell.notify_all();
+        self.room.notify_all();
+    }
+
+    /// True when the sender is done.
+    pub(crate) fn is_done(&self) -> bool {
+        self.lock().done
+    }
+
+    /// Waits until the sender is done, at most for `limit`. False if it is not.
+    pub(crate) fn wait_done(&self, limit: Duration) -> bool {
+        let (inner, _) = self
+            .room
+            .wait_timeout_while(self.lock(), limit, |i| !i.done)
+            .unwrap_or_else(PoisonError::into_inner);
+        inner.done
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for something to do, at most for `limit`. The taken records are put into `records`, which is empty.
-    pub(crate) fn wait(&self, limit: Duration, mut records: VecDeque<Record>, queue_bytes: usize) -> Work {
+    /// Waits for something to do, at most for `limit`. The taken records are put into `records`, which is empty; without
+    /// `take` they stay where they are.
+    pub(crate) fn wait(
+        &self,
+        limit: Duration,
+        take: bool,
+        mut records: VecDeque<Record>,
+        queue_bytes: usize,
+    ) -> Work {
         let mut inner = self.lock();
-        let idle =
-            |i: &Inner| i.intake.is_empty() && i.inbox.is_empty() && i.broken.is_none() && i.stop.is_none();
+        let idle = |i: &Inner| {
+            (!take || i.intake.is_empty())
+                && i.inbox.is_empty()
+                && i.broken.is_none()
+                && i.opened.is_none()
+                && i.stop.is_none()
+        };
         if idle(&inner) && !limit.is_zero() {
             inner.asleep = true;
             (inner, _) = self
@@ -81,11 +159,15 @@ impl Desk {
                 .unwrap_or_else(PoisonError::into_inner);
             inner.asleep = false;
         }
-        inner.intake.take(&mut records);
+        if take {
+            inner.intake.take(&mut records);
+        }
         Work {
+            ring: inner.ring.as_ref().map_or(0, Ring::head),
             records,
             inbox: std::mem::take(&mut inner.inbox),
             broken: inner.broken.take(),
+            opened: inner.opened.take(),
             stop: inner.stop,
             pressure: inner.intake.used() > queue_bytes / 10 * 9,
             high_water: inner.intake.high_water(),
@@ -117,12 +199,12 @@ impl Desk {
     }
 
     /// No line is taken any more; gives what was taken last.
-    pub(crate) fn close(&self) -> VecDeque<Record> {
+    pub(crate) fn close(&self) -> (VecDeque<Record>, u64) {
         let mut inner = self.lock();
         inner.intake.close();
         let mut records = VecDeque::new();
         inner.intake.take(&mut records);
-        records
+        (records, inner.ring.as_ref().map_or(0, Ring::head))
     }
 
     /// Lines dropped since the last call.
@@ -130,10 +212,17 @@ impl Desk {
         std::mem::take(&mut self.lock().dropped)
     }
 
-    /// Messages of the private group, and the number of a broken session.
-    pub(crate) fn take_inbox(&self) -> (VecDeque<Bytes>, Option<u64>) {
+    /// An attempt to connect is over.
+    pub(crate) fn opened(&self, opened: Opened) {
         let mut inner = self.lock();
-        (std::mem::take(&mut inner.inbox), inner.broken.take())
+        inner.opened = Some(opened);
+        self.ring(&inner);
+    }
+
+    /// Messages of the private group, the number of a broken session, the result of an attempt to connect.
+    pub(crate) fn take_inbox(&self) -> (VecDeque<Bytes>, Option<u64>, Option<Opened>) {
+        let mut inner = self.lock();
+        (std::mem::take(&mut inner.inbox), inner.broken.take(), inner.opened.take())
     }
 
     /// Waits for a message of the private group or the end of the session, at most for `limit`.
@@ -142,7 +231,9 @@ impl Desk {
         inner.asleep = true;
         let (mut inner, _) = self
             .bell
-            .wait_timeout_while(inner, limit, |i| i.inbox.is_empty() && i.broken.is_none())
+            .wait_timeout_while(inner, limit, |i| {
+                i.inbox.is_empty() && i.broken.is_none() && i.opened.is_none()
+            })
             .unwrap_or_else(PoisonError::into_inner);
         inner.asleep = false;
     }
@@ -171,6 +262,11 @@ impl Desk {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let pushed = inner.intake.push(stream, time_us, data, cut);
+        let Inner { intake, ring, .. } = &mut *inner;
+        if let (true, Some(ring), Some(record)) = (pushed.accepted, ring, intake.newest()) {
+            // A full ring is no loss: the line is safe a moment later, when the sender appends it.
+            ring.push(record);
+        }
         inner.dropped += pushed.dropped;
         if pushed.wake {
             self.ring(&inner);
@@ -185,25 +281,19 @@ impl Child {
         let mut links = Vec::new();
         for link in &plan.links {
             let mut link = link.clone();
+            let own = link.name();
             for stream in &mut link.streams {
                 stream.heard = counters.heard(&stream.group);
             }
             let global = &plan.global;
-            // Desks are never freed: a thread that outlives its time limit may still look at one.
-            let desk: &'static Desk = Box::leak(Box::new(Desk {
-                inner: Mutex::new(Inner {
-                    intake: Intake::new(link.streams.len(), global.queue_bytes, global.when_full),
-                    inbox: VecDeque::new(),
-                    broken: None,
-                    asleep: false,
-                    stop: None,
-                    done: false,
-                    dropped: 0,
-                }),
-                bell: Condvar::new(),
-                room: Condvar::new(),
-            }));
-            if let Err(error) = sender::start(desk, link, global.clone(), counters, log, about.to_owned()) {
+            let desk = Desk::new(link.streams.len(), global.queue_bytes, global.when_full);
+            // Journals of links that are configured no more go through the first one.
+            let strangers = links.is_empty();
+            let names: Vec<String> = plan.links.iter().map(plan::Link::name).collect();
+            let adopts = move |name: &str| name == own || strangers && !names.iter().any(|n| n == name);
+            let begin =
+                sender::Begin { desk, link, global: global.clone(), counters, log, about: about.to_owned() };
+            if let Err(error) = sender::start(begin, Box::new(adopts)) {
                 log.write(
                     httpd::Level::Error,
                     &format!("the sender thread cannot be started, lines are dropped: {error}"),
@@ -220,7 +310,6 @@ impl Child {
     pub(crate) fn write(&self, request: Request<'_>, log: u32, portions: Portions<'_>) {
         let begun = Instant::now();
         let counters = self.counters;
-        counters.lines.fetch_add(1, Relaxed);
         let (link, stream) = match self.plan.logs.get(log as usize) {
             Some(plan::Log::Group { link, stream }) => (*link, *stream),
             Some(plan::Log::Family { link, first, n, hash }) => {
@@ -228,6 +317,7 @@ impl Child {
                 (*link, first + hash.bucket(host, *n))
             }
             Some(plan::Log::Bad) | None => {
+                counters.lines.fetch_add(1, Relaxed);
                 counters.dropped_name.fetch_add(1, Relaxed);
                 return;
             }
@@ -236,6 +326,33 @@ impl Child {
         for portion in portions.iter() {
             text.extend_from_slice(portion);
         }
+        self.put(link, stream, text);
+        let spent = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if spent > counters.write_max_us.load(Relaxed) {
+            counters.write_max_us.fetch_max(spent, Relaxed);
+        }
+    }
+
+    /// Takes a line of the error log.
+    pub(crate) fn write_error(&self, log: u32, text: Vec<u8>) {
+        if let Some(plan::Log::Group { link, stream }) = self.plan.logs.get(log as usize) {
+            self.counters.error_lines.fetch_add(1, Relaxed);
+            self.put(*link, *stream, text);
+        }
+    }
+
+    /// Counters of all children.
+    pub(crate) fn counters(&self) -> &'static Counters {
+        self.counters
+    }
+
+    /// The error log for this group, as written in the configuration.
+    pub(crate) fn error_log(&self, name: &[u8]) -> Option<u32> {
+        self.plan.errors.iter().find(|(n, _)| **n == *name).map(|(_, log)| *log)
+    }
+
+    fn put(&self, link: usize, stream: u32, mut text: Vec<u8>) {
+        let counters = self.counters;
         if !text.ends_with(b"\n") {
             text.push(b'\n');
         }
@@ -245,12 +362,10 @@ impl Child {
             counters.cut.fetch_add(1, Relaxed);
         }
         let pushed = self.links[link].push(stream, Bytes::from(text), cut, self.plan.global.max_wait);
+        // Now, not before: a child that is killed here has counted what will be found in its spool.
+        counters.lines.fetch_add(1, Relaxed);
         if pushed.dropped > 0 {
             counters.dropped_full.fetch_add(pushed.dropped, Relaxed);
-        }
-        let spent = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        if spent > counters.write_max_us.load(Relaxed) {
-            counters.write_max_us.fetch_max(spent, Relaxed);
         }
     }
 
@@ -258,18 +373,10 @@ impl Child {
     pub(crate) fn end(&self) {
         let begun = Instant::now();
         for desk in &self.links {
-            let mut inner = desk.lock();
-            inner.stop = Some(begun + DRAIN_LIMIT);
-            desk.bell.notify_all();
-            desk.room.notify_all();
+            desk.stop(begun + DRAIN_LIMIT);
         }
         for desk in &self.links {
-            let left = JOIN_LIMIT.saturating_sub(begun.elapsed());
-            let (inner, _) = desk
-                .room
-                .wait_timeout_while(desk.lock(), left, |i| !i.done)
-                .unwrap_or_else(PoisonError::into_inner);
-            if !inner.done {
+            if !desk.wait_done(JOIN_LIMIT.saturating_sub(begun.elapsed())) {
                 self.log.write(
                     httpd::Level::Error,
                     "the sender did not end in time; lines of this child may be lost without being counted",

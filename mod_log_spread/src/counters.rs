@@ -21,6 +21,10 @@ macro_rules! counters {
             $(#[doc = $help] pub(crate) $name: AtomicU64,)*
             heard: Heard,
             writers: Writers,
+            /// Random; tells this server from an earlier one.
+            pub(crate) instance: AtomicU64,
+            /// Seconds since 1970 when some child last looked for journals of ended ones.
+            scanned: AtomicU64,
         }
 
         impl Counters {
@@ -42,6 +46,14 @@ counters! {
     dropped_full, "DroppedQueueFull", "Lines dropped because the queue was full.";
     dropped_exit, "DroppedAtExit", "Lines dropped because a child ended without a daemon.";
     dropped_name, "DroppedBadName", "Lines dropped because the log has no usable name.";
+    spooled, "Spooled", "Lines that children left in the spool when they ended.";
+    adopted, "Adopted", "Lines of the spool that children took over from ended ones or from an earlier server.";
+    lost_crash, "LostInCrash", "Lines that are missing in the spool of a child that was killed.";
+    spilled, "Spilled", "Lines that waited on the disk alone.";
+    spool_bytes, "SpoolBytes", "Bytes in the spool now.";
+    spool_errors, "SpoolErrors", "Failures to write or read the spool, a full one too.";
+    error_lines, "ErrorLines", "Lines of the error log among all lines.";
+    error_suppressed, "ErrorLinesSuppressed", "Lines of the error log left out: too many a second.";
     cut, "Cut", "Lines cut to SpreadLogMaxLine.";
     messages, "Messages", "Messages sent to daemons.";
     resent, "Resent", "Messages that were sent again.";
@@ -86,6 +98,8 @@ struct Slot {
 
 /// Writers and groups that are remembered.
 const WRITER_SLOTS: usize = 64;
+/// Children look for journals of ended ones so often, all together.
+const SCAN_SECONDS: u64 = 2;
 /// Mark of a slot that changes.
 const LOCKED: u64 = u64::MAX;
 /// A writer that no child heard for this long is not waited for by new children.
@@ -149,6 +163,18 @@ impl Counters {
         self.writers.0.iter().filter(lately).map(id).collect()
     }
 
+    /// True for one child every few seconds, or when the last one found something: look for journals of ended children.
+    pub(crate) fn may_scan(&self, now: u64) -> bool {
+        let last = self.scanned.load(Relaxed);
+        last.saturating_add(SCAN_SECONDS) <= now
+            && self.scanned.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+    }
+
+    /// There may be more journals.
+    pub(crate) fn scan_again(&self) {
+        self.scanned.store(0, Relaxed);
+    }
+
     /// Lines whose end is not known yet: in queues, or on their way.
     fn under_way(&self) -> u64 {
         let done = [
@@ -158,9 +184,11 @@ impl Counters {
             &self.dropped_full,
             &self.dropped_exit,
             &self.dropped_name,
+            &self.spooled,
+            &self.lost_crash,
         ];
         let done: u64 = done.iter().map(|c| c.load(Relaxed)).sum();
-        self.lines.load(Relaxed).saturating_sub(done)
+        (self.lines.load(Relaxed) + self.adopted.load(Relaxed)).saturating_sub(done)
     }
 
     /// The counters for a status page.

@@ -16,12 +16,18 @@
 //! | `plan` | the logs of the configuration: which groups, through which daemons |
 //! | `child` | what a child holds; the way of a line into the queue |
 //! | `sender` | the background thread |
+//! | `session` | connecting, receiving, handing over messages |
+//! | `spooler` | lines on disk until they are confirmed |
+//! | `errors` | lines of the error log |
 //! | `counters` | counters shared by all children, and their page |
 //! | `module` | the module itself: hooks |
 
 mod child;
 mod counters;
+mod errors;
 mod module;
 mod plan;
 mod sender;
+mod session;
 mod settings;
+mod spooler;

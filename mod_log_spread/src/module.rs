@@ -1,8 +1,14 @@
 //! The module: hooks, and the state they share.
 // spec: mod_log_spread 7.3
 
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError, RwLock};
 
+use httpd::errorlog::{Entry, ErrorLog};
 use httpd::logwriter::{self, LogWriter, Portions};
 use httpd::module::{config, say_at_start};
 use httpd::shared::Shared;
@@ -11,6 +17,7 @@ use log_stream::group::Target;
 
 use crate::child::Child;
 use crate::counters::Counters;
+use crate::errors;
 use crate::plan::Plan;
 use crate::settings::{self, Settings};
 
@@ -35,6 +42,8 @@ httpd::export!(
         &settings::AUDIT,
         &settings::ACKS,
         &settings::RETRY,
+        &settings::SPOOL,
+        &settings::ERROR_LOG,
     ]
 );
 
@@ -70,6 +79,7 @@ impl Module for LogSpread {
         hooks.post_config(Order::Middle);
         hooks.child_init(Order::Middle);
         hooks.status();
+        hooks.error_log();
     }
 
     fn pre_config(_conf: Pool<'_>) -> Status {
@@ -107,7 +117,11 @@ impl Module for LogSpread {
 
     fn open_logs(log: Pool<'_>, main: Server<'_>) -> Status {
         let global = config::<Self>(main).map(|s| s.global.clone()).unwrap_or_default();
-        *PLAN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Plan { global, ..Plan::default() });
+        let mut plan = Plan { global, ..Plan::default() };
+        for settings in main.list().filter_map(config::<Self>) {
+            plan.add_errors(settings);
+        }
+        *PLAN.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);
         if !logwriter::take::<Self>() {
             say_at_start(log, Level::Error, "mod_log_config is not loaded: no line can be logged");
         }
@@ -120,7 +134,7 @@ impl Module for LogSpread {
     }
 
     fn post_config(_conf: Pool<'_>, main: Server<'_>) -> Status {
-        match Shared::retained(c"mod_log_spread-counters-2") {
+        match Shared::retained(c"mod_log_spread-counters-3") {
             Ok(counters) => *COUNTERS.lock().unwrap_or_else(PoisonError::into_inner) = Some(counters),
             Err(error) => main
                 .log()
@@ -135,6 +149,14 @@ impl Module for LogSpread {
             main.log().write(Level::Notice, "no SpreadDaemon is configured: 4803, the local daemon, is used");
         }
         warn_about_memory(plan, main);
+        if let Some(spool) = &plan.global.spool {
+            let counters = *COUNTERS.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = make_spool(&spool.root, counters) {
+                // A server that runs must not end here: its children go on in memory, and say so.
+                let text = format!("spool {}: {error}; lines are in memory only", spool.root.display());
+                main.log().write(Level::Critical, &text);
+            }
+        }
         Status::Ok
     }
 
@@ -166,6 +188,16 @@ impl Module for LogSpread {
     }
 }
 
+impl ErrorLog for LogSpread {
+    fn entry(entry: &Entry<'_>) {
+        // Never waits: a thread that starts or ends the child may hold the lock and log.
+        let Ok(child) = CHILD.try_read() else { return };
+        if let Some(child) = &*child {
+            errors::take(entry, child);
+        }
+    }
+}
+
 impl LogWriter for LogSpread {
     fn open(server: Server<'_>, name: &[u8]) -> Option<u32> {
         let mut plan = PLAN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,6 +210,47 @@ impl LogWriter for LogSpread {
             child.write(request, log, portions);
         }
     }
+}
+
+/// Makes the folder of the spool, for the user of the children alone. At the start of the server, counts what an earlier
+/// one left there.
+fn make_spool(root: &Path, counters: Option<Shared<Counters>>) -> io::Result<()> {
+    if let Some(parent) = root.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(root) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let (user, group) = httpd::server::run_user();
+    let found = fs::symlink_metadata(root)?;
+    if !found.is_dir() {
+        return Err(io::Error::other("this is no folder"));
+    }
+    // SAFETY: a plain query.
+    let own = unsafe { libc::geteuid() };
+    if own == 0 && found.uid() != user {
+        // A folder of somebody else is not taken from him.
+        if found.uid() != 0 {
+            return Err(io::Error::other(format!("it belongs to user {}, not to {user}", found.uid())));
+        }
+        std::os::unix::fs::lchown(root, Some(user), Some(group))?;
+    }
+    if own == 0 || found.uid() == own {
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700))?;
+    }
+    if let Some(counters) = counters
+        && counters.instance.load(Relaxed) == 0
+    {
+        counters.instance.store(random_instance()?, Relaxed);
+        counters.spool_bytes.store(log_spool::bytes_in(root), Relaxed);
+    }
+    Ok(())
+}
+
+/// A number that tells this server from others; not 0.
+fn random_instance() -> io::Result<u64> {
+    Ok(u64::from_le_bytes(crate::session::random()?) | 1)
 }
 
 /// Says so when the queues of all children could take more than a quarter of the memory.

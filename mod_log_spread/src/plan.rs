@@ -2,9 +2,11 @@
 //!
 //! Built in the parent while mod_log_config opens its logs; each child works from a copy.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use log_stream::group::{GROUP_BYTES_MAX, HostHash, Target, bucket_name};
-use log_stream::{Audit, StreamConfig};
+use log_stream::{Audit, StreamConfig, Wire};
 
 use crate::settings::{Daemon, Global, Settings};
 
@@ -14,17 +16,21 @@ pub(crate) struct Plan {
     pub(crate) global: Global,
     pub(crate) links: Vec<Link>,
     pub(crate) logs: Vec<Log>,
+    /// Error logs: name as written, and place in `logs`.
+    pub(crate) errors: Vec<(Box<[u8]>, u32)>,
     /// Some log had no daemon configured and uses the default.
     pub(crate) default_daemon: bool,
 }
 
 /// One list of daemons, with the groups that go through it. Each child has one session per link.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Link {
     pub(crate) daemons: Vec<Daemon>,
     pub(crate) streams: Vec<StreamConfig>,
     /// Streams that say hello as soon as the session is up; families have too many.
     pub(crate) announce: Vec<u32>,
+    /// Places of the streams by their group.
+    pub(crate) places: BTreeMap<Bytes, u32>,
 }
 
 /// One log directive.
@@ -69,14 +75,14 @@ impl Plan {
         if let Some(link) = self.links.iter().position(|l| l.daemons == daemons) {
             return link;
         }
-        self.links.push(Link { daemons, streams: Vec::new(), announce: Vec::new() });
+        self.links.push(Link { daemons, ..Link::default() });
         self.links.len() - 1
     }
 
     fn family(&mut self, settings: &Settings, link: usize, prefix: &[u8], n: u32) -> u32 {
         let first = bucket_name(prefix, 0);
-        if let Some(found) = self.links[link].streams.iter().position(|s| *s.group == *first) {
-            return u32::try_from(found).unwrap_or(u32::MAX);
+        if let Some(found) = self.links[link].places.get(&first[..]) {
+            return *found;
         }
         let start = self.links[link].streams.len();
         for bucket in 0..n {
@@ -86,8 +92,8 @@ impl Plan {
     }
 
     fn stream(&mut self, settings: &Settings, link: usize, name: &[u8], group: &[u8], announce: bool) -> u32 {
-        if let Some(found) = self.links[link].streams.iter().position(|s| *s.group == *group) {
-            return u32::try_from(found).unwrap_or(u32::MAX);
+        if let Some(found) = self.links[link].places.get(group) {
+            return *found;
         }
         let index = self.push_stream(settings, link, name, group);
         if announce {
@@ -97,15 +103,41 @@ impl Plan {
     }
 
     fn push_stream(&mut self, settings: &Settings, link: usize, name: &[u8], group: &[u8]) -> u32 {
-        let suffix = &self.global.audit_suffix;
-        let fits = group.len() + suffix.len() <= GROUP_BYTES_MAX && self.global.audit != Audit::Off;
-        let streams = &mut self.links[link].streams;
-        streams.push(StreamConfig {
-            group: Bytes::copy_from_slice(group),
-            audit_group: fits.then(|| Bytes::from([group, suffix].concat())),
-            wire: settings.wire_of(name),
-            heard: false,
-        });
-        u32::try_from(streams.len() - 1).unwrap_or(u32::MAX)
+        let stream = stream_config(&self.global, group, settings.wire_of(name));
+        let link = &mut self.links[link];
+        let place = u32::try_from(link.streams.len()).unwrap_or(u32::MAX);
+        link.places.entry(stream.group.clone()).or_insert(place);
+        link.streams.push(stream);
+        place
+    }
+
+    /// Adds the error log of a server.
+    pub(crate) fn add_errors(&mut self, settings: &Settings) {
+        let Some(errors) = &settings.errors else { return };
+        if self.errors.iter().all(|(name, _)| *name != errors.name)
+            && let Some(log) = self.add(settings, &errors.name)
+        {
+            self.errors.push((errors.name.clone(), log));
+        }
+    }
+}
+
+impl Link {
+    /// The list of daemons, as written.
+    pub(crate) fn name(&self) -> String {
+        let texts: Vec<&str> = self.daemons.iter().map(|d| &*d.text).collect();
+        texts.join(" ")
+    }
+}
+
+/// A stream that nobody was heard of.
+pub(crate) fn stream_config(global: &Global, group: &[u8], wire: Wire) -> StreamConfig {
+    let suffix = &global.audit_suffix;
+    let fits = group.len() + suffix.len() <= GROUP_BYTES_MAX && global.audit != Audit::Off;
+    StreamConfig {
+        group: Bytes::copy_from_slice(group),
+        audit_group: fits.then(|| Bytes::from([group, suffix].concat())),
+        wire,
+        heard: false,
     }
 }

@@ -1,6 +1,7 @@
 //! Directives and what they set.
 // spec: mod_log_spread 2.1, 2.3
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use httpd::{Directive, Params, Scope};
@@ -26,7 +27,27 @@ pub(crate) struct Settings {
     pub(crate) wire: Option<Wire>,
     /// Wire of single groups, over `wire`.
     pub(crate) wires: Vec<(Box<[u8]>, Wire)>,
+    pub(crate) errors: Option<ErrorLog>,
     pub(crate) global: Global,
+}
+
+/// Where lines of the error log go beside the error log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ErrorLog {
+    /// As written: `$group`.
+    pub(crate) name: Box<[u8]>,
+    /// Most severe is 0; lines up to this level.
+    pub(crate) level: u32,
+    /// Lines a second from each child.
+    pub(crate) rate: u32,
+}
+
+/// Lines on disk until they are confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spool {
+    pub(crate) root: PathBuf,
+    /// Most bytes of all children.
+    pub(crate) bytes: u64,
 }
 
 /// Settings of the whole server.
@@ -46,6 +67,7 @@ pub(crate) struct Global {
     pub(crate) audit_suffix: Box<[u8]>,
     pub(crate) retry_min: Duration,
     pub(crate) retry_max: Duration,
+    pub(crate) spool: Option<Spool>,
 }
 
 impl Default for Global {
@@ -65,6 +87,7 @@ impl Default for Global {
             audit_suffix: b"~"[..].into(),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(10),
+            spool: None,
         }
     }
 }
@@ -76,6 +99,7 @@ impl Settings {
             daemons: if over.daemons.is_empty() { base.daemons.clone() } else { over.daemons.clone() },
             wire: over.wire.or(base.wire),
             wires: over.wires.iter().chain(&base.wires).cloned().collect(),
+            errors: over.errors.clone().or_else(|| base.errors.clone()),
             global: base.global.clone(),
         }
     }
@@ -280,6 +304,55 @@ pub(crate) static RETRY: Directive<LogSpread> = Directive {
     },
 };
 
+pub(crate) static SPOOL: Directive<LogSpread> = Directive {
+    name: c"SpreadLogSpool",
+    help: c"off, or a folder for lines that are not confirmed yet, and optionally its most bytes, for example 1G",
+    scope: Scope::Global,
+    min: 1,
+    max: 2,
+    set: |settings, params: &Params<'_>, words| -> Outcome {
+        if words.len() == 1 && words[0].eq_ignore_ascii_case(b"off") {
+            settings.global.spool = None;
+            return Ok(());
+        }
+        let root = params
+            .path(words[0])
+            .ok_or_else(|| format!("\"{}\" is no path", String::from_utf8_lossy(words[0])))?;
+        let bytes = words.get(1).map_or(Ok(1 << 30), |word| size(word, 1 << 20, 1 << 50))?;
+        settings.global.spool = Some(Spool { root, bytes: bytes as u64 });
+        Ok(())
+    },
+};
+
+/// Levels of the error log, the most severe first.
+pub(crate) const LEVELS: [&str; 16] = [
+    "emerg", "alert", "crit", "error", "warn", "notice", "info", "debug", "trace1", "trace2", "trace3",
+    "trace4", "trace5", "trace6", "trace7", "trace8",
+];
+
+pub(crate) static ERROR_LOG: Directive<LogSpread> = Directive {
+    name: c"SpreadErrorLog",
+    help: c"a $group for lines of the error log, and optionally the least severe level (trace8: all that is logged) and \
+            the most lines a second of each child (100)",
+    scope: Scope::Server,
+    min: 1,
+    max: 3,
+    set: |settings, _: &Params<'_>, words| -> Outcome {
+        match Target::parse(words[0]) {
+            Some(Ok(Target::Group(_))) => {}
+            Some(Err(error)) => return Err(format!("\"{}\": {error}", String::from_utf8_lossy(words[0]))),
+            Some(Ok(Target::Family(_))) | None => {
+                return Err(format!("\"{}\" is no $group", String::from_utf8_lossy(words[0])));
+            }
+        }
+        let levels: Vec<(&str, u32)> = LEVELS.into_iter().zip(0..).collect();
+        let level = words.get(1).map_or(Ok(15), |word| choice(word, &levels))?;
+        let rate = words.get(2).map_or(Ok(100), |word| number(word, 1, 1_000_000))?;
+        settings.errors = Some(ErrorLog { name: words[0].into(), level, rate });
+        Ok(())
+    },
+};
+
 fn utf8(word: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(word).map_err(|_| format!("\"{}\" is not UTF-8", String::from_utf8_lossy(word)))
 }
@@ -299,18 +372,19 @@ fn number<T: TryFrom<u64>>(word: &[u8], min: u64, max: u64) -> Result<T, String>
         .ok_or_else(|| format!("\"{}\" is not a number from {min} to {max}", String::from_utf8_lossy(word)))
 }
 
-/// Bytes, with an optional `K`, `M` or `G`.
+/// Bytes, with an optional `K`, `M`, `G` or `T`.
 fn size(word: &[u8], min: u64, max: u64) -> Result<usize, String> {
     let text = utf8(word)?;
     let (digits, factor) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
         Some(b'K') => (&text[..text.len() - 1], 1 << 10),
         Some(b'M') => (&text[..text.len() - 1], 1 << 20),
         Some(b'G') => (&text[..text.len() - 1], 1 << 30),
+        Some(b'T') => (&text[..text.len() - 1], 1 << 40),
         _ => (text, 1),
     };
     let value =
         digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| (min..=max).contains(n));
     value.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-        format!("\"{text}\" is not a size from {min} to {max} bytes (K, M, G can follow a number)")
+        format!("\"{text}\" is not a size from {min} to {max} bytes (K, M, G, T can follow a number)")
     })
 }
