@@ -135,7 +135,7 @@ function drawAlerts(shot) {
   // Only a change is worth a reader's voice; the figures in the text change all the time.
   if (box.dataset.key === key) return;
   box.dataset.key = key;
-  box.replaceChildren(...shot.alerts.map((a) => el("li", {}, el("b", {}, a.name), ` ${a.text}`)));
+  box.replaceChildren(el("ul", {}, ...shot.alerts.map((a) => el("li", {}, el("b", {}, a.name), ` ${a.text}`))));
 }
 
 function drawTiles(shot) {
@@ -315,7 +315,7 @@ function drawCompare(shot) {
     ["median", (s) => s.l.p50, duration], ["95 %", (s) => s.l.p95, duration], ["99 %", (s) => s.l.p99, duration],
   ];
   $("compare").replaceChildren(
-    el("thead", {}, el("tr", {}, ...["", "Left", "Right", "Right / left"].map((t) => el("th", { scope: "col" }, t)))),
+    el("thead", {}, el("tr", {}, ...["Figure", "Left", "Right", "Right / left"].map((t) => el("th", { scope: "col" }, t)))),
     el("tbody", {}, ...rows.map(([title, value, show]) => {
       const [x, y] = [value(a), value(b)];
       const ratio = x && y ? `${number(y / x, 2)} ×` : "–";

@@ -10,8 +10,7 @@ use super::app::{App, Panel};
 use super::panel::draw_panel;
 use crate::snapshot::{LatencyFigures, SeriesFigures, Snapshot, WindowFigures};
 
-const HELP: &str = "\
- 1 2 3 4     figures of 1 s, 10 s, 1 min, 1 h
+const HELP: &str = " 1 2 3 4     figures of 1 s, 10 s, 1 min, 1 h
  t           lists of that window, or since the start
  up down     select a server     Enter  only this server
  right left  select in the panel, and back; Enter: only this one
@@ -70,9 +69,11 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, app: &App, shot: &Snapshot) {
     let since = (shot.now_ms - shot.since_ms) / 1000;
     let mut line = Line::from(vec![
         Span::from(format!("{} ", app.title)).bold(),
-        daemon,
-        Span::from(format!("  counting for {}, ", elapsed(since))),
+        Span::from(format!(" counting for {}, ", elapsed(since))),
         missed,
+        Span::from("  "),
+        // Last: its path can be long.
+        daemon,
     ]);
     if app.paused {
         line.push_span(Span::from("  PAUSED").yellow().bold());
@@ -282,7 +283,7 @@ mod tests {
         app.refresh(&mut state, NOW_MS);
         let text = screen(&app, 80, 24);
         for part in [
-            "site4 not connected  counting for 1 min, no line missed",
+            "site4  counting for 1 min, no line missed  not connected",
             "last 10s 4.0 req/s  4.00 Mbit/s  2xx 20  3xx 0  4xx 10  5xx 10",
             "1 clients, 40 requests in all  p50 2.5ms p95 2.5ms p99 2.5ms",
             "SERVER            req/s Mbit/s   2xx  3xx  4xx  5xx   p50   p95   p99",

@@ -175,7 +175,7 @@ fn stream_lines(shot: &Snapshot) -> Vec<Line<'_>> {
         intake.rejected.values().sum::<u64>(),
     ))];
     let source = |s: &SourceFigures| {
-        let name = if s.apache.is_empty() { "Apache".to_owned() } else { printable(&s.apache) };
+        let name = if s.apache.is_empty() { "unnamed Apache".to_owned() } else { printable(&s.apache) };
         let mut text = format!("{name} on {}: {} lines, {} missed", s.daemon, s.lines, s.missed);
         for (n, what) in [(s.dropped, "dropped"), (s.twice, "came twice"), (s.unnumbered, "without number")] {
             if n > 0 {

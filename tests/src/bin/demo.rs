@@ -1,11 +1,15 @@
-//! `cargo xtask demo`: three daemons on three hosts, two Apaches, one unified log, a dashboard. Ctrl-C ends it.
+//! `cargo xtask demo`: three daemons on three hosts, three Apaches, one unified log, a dashboard. Ctrl-C ends it.
+//!
+//! Slow downloads occupy workers of one Apache, fewer of the next and none of the third; every 20 seconds they move on.
+//! Requests reach all three evenly, and `mod_backhand` passes them to the one that is idle: the log and the dashboard
+//! show each request where it was served.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -34,6 +38,11 @@ struct Args {
 }
 
 const GROUP: &str = "$site4";
+const STATS_GROUP: &str = "stats";
+/// Slow downloads at the busiest, the next and the idle Apache.
+const SLOW: [usize; 3] = [9, 4, 0];
+/// So long before they move on.
+const PHASE: Duration = Duration::from_secs(20);
 const FORMAT: &str = r#"%v:%p %h %l %u %t "%r" %>s %O "%{Referer}i" "%{User-Agent}i" %D"#;
 
 fn main() -> anyhow::Result<()> {
@@ -76,17 +85,25 @@ fn run(args: &Args, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
 
     let log = cluster.host_dir(2).join("access.log");
     let mut writer = start_writer(&cluster, &log)?;
-    let apaches = [start_apache(&cluster, 0)?, start_apache(&cluster, 1)?];
+    let apaches = [start_apache(&cluster, 0)?, start_apache(&cluster, 1)?, start_apache(&cluster, 2)?];
     let mut web = start_dashboard(&cluster, args.listen)?;
 
     let served = Arc::new(AtomicU64::new(0));
     let clients: Vec<JoinHandle<()>> = (0..apaches.len())
         .map(|index| start_traffic(&cluster, index, apaches[index].address(), args.rate, stop, &served))
         .collect::<anyhow::Result<_>>()?;
-    show(&log, stop, &served, args.seconds)?;
+    let phase = Arc::new(AtomicUsize::new(0));
+    let slow: Vec<JoinHandle<()>> = (0..apaches.len())
+        .map(|index| start_downloads(&cluster, index, apaches[index].address(), stop, &phase))
+        .collect::<anyhow::Result<_>>()?;
+    println!(
+        "Slow downloads keep workers of web1 and web2 busy and move on every {} s; requests flow to who is idle.",
+        PHASE.as_secs()
+    );
+    show(&log, stop, &served, &phase, args.seconds)?;
 
     stop.store(true, Ordering::Relaxed);
-    for client in clients {
+    for client in clients.into_iter().chain(slow) {
         client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?;
     }
     for apache in apaches {
@@ -127,16 +144,33 @@ fn place(cluster: &Cluster, index: usize) -> Place<'_> {
 }
 
 fn start_apache(cluster: &Cluster, index: usize) -> anyhow::Result<Apache> {
-    let module = bins::shared_library("mod_log_spread", "mod_log_spread")?;
     let name = format!("web{}", index + 1);
     let listen = match cluster.net() {
         Some(_) => SocketAddr::new(cluster.addr(index), 80),
         None => free_address()?,
     };
+    let root = cluster.dir().join(&name);
+    // A file that takes minutes at 8 KiB a second.
+    std::fs::create_dir_all(root.join("htdocs/slow"))?;
+    std::fs::write(root.join("htdocs/slow/file"), vec![b'.'; 4 << 20])?;
+    let modules: String = ["ratelimit", "env", "proxy", "proxy_http"]
+        .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+        .concat();
+    let accept: String = match cluster.net() {
+        Some(_) => (0..cluster.len()).map(|i| format!("AcceptStats {}\n", cluster.addr(i))).collect(),
+        None => format!("AcceptStats {}\n", listen.ip()),
+    };
     let config = format!(
-        "LoadModule log_spread_module {module}\nSpreadDaemon {daemon}\nLogFormat \"{format}\" demo\n\
-         CustomLog {GROUP} demo\n",
-        module = module.display(),
+        "LoadModule log_spread_module {log_module}\nSpreadDaemon {daemon}\nLogFormat \"{format}\" demo\n\
+         CustomLog {GROUP} demo \"expr=-z reqenv('BACKHAND_TO') && %{{REQUEST_URI}} !~ m#^/slow/#\"\n\
+         {modules}LoadModule backhand_module {backhand}\n\
+         BackhandStatsGroup {STATS_GROUP}\nBackhandSpreadDaemon {daemon}\nBackhandInterval 200ms\nBackhandArriba 100\n\
+         BackhandHostname {name}\nBackhandContact {listen}\n{accept}\
+         <Location />\nBackhand byAge 2\nBackhand byRandom\nBackhand byBusyChildren\nBackhand addPrediction\n</Location>\n\
+         <Location /slow/>\nBackhand off\nSetOutputFilter RATE_LIMIT\nSetEnv rate-limit 8\n</Location>\n\
+         <Location /backhand/>\nBackhand off\nSetHandler backhand-handler\n</Location>\n",
+        log_module = bins::shared_library("mod_log_spread", "mod_log_spread")?.display(),
+        backhand = bins::shared_library("mod_backhand", "mod_backhand")?.display(),
         daemon = cluster.connect_string(index),
         format = FORMAT.replace('"', "\\\""),
     );
@@ -159,6 +193,8 @@ fn start_dashboard(cluster: &Cluster, wanted: SocketAddr) -> anyhow::Result<Proc
     command.arg("-s").arg(socket).args([
         "--group",
         GROUP,
+        "--backhand-group",
+        STATS_GROUP,
         "--format",
         FORMAT,
         "--listen",
@@ -209,13 +245,57 @@ fn start_traffic(
     }
 }
 
+/// Slow downloads from one Apache, as many as the phase says.
+fn start_downloads(
+    cluster: &Cluster,
+    index: usize,
+    server: SocketAddr,
+    stop: &Arc<AtomicBool>,
+    phase: &Arc<AtomicUsize>,
+) -> anyhow::Result<JoinHandle<()>> {
+    let (stop, phase) = (Arc::clone(stop), Arc::clone(phase));
+    let work = move || {
+        let mut downloads: Vec<TcpStream> = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let wanted = SLOW[(index + phase.load(Ordering::Relaxed)) % SLOW.len()];
+            downloads.truncate(wanted);
+            while downloads.len() < wanted {
+                let Ok(mut download) = TcpStream::connect(server) else { break };
+                // What is not read waits in the sockets: at 8 KiB a second, that lasts.
+                if download.write_all(b"GET /slow/file HTTP/1.1\r\nHost: demo\r\n\r\n").is_err() {
+                    break;
+                }
+                downloads.push(download);
+            }
+            for download in &mut downloads {
+                let _ = download.set_nonblocking(true);
+                while download.read(&mut [0; 65536]).is_ok_and(|n| n > 0) {}
+            }
+            // The pace of looking after them.
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    match cluster.net() {
+        Some(net) => net.host(index).enter(work),
+        None => Ok(thread::spawn(work)),
+    }
+}
+
 /// Every second some of the new lines of the unified log, until it is time to end.
-fn show(log: &Path, stop: &AtomicBool, served: &AtomicU64, seconds: Option<u64>) -> anyhow::Result<()> {
+fn show(
+    log: &Path,
+    stop: &AtomicBool,
+    served: &AtomicU64,
+    phase: &AtomicUsize,
+    seconds: Option<u64>,
+) -> anyhow::Result<()> {
     println!("The unified log, a few lines of each second (Ctrl-C ends):");
     let start = Instant::now();
     let mut offset = 0;
     let mut total = 0;
     while !stop.load(Ordering::Relaxed) && seconds.is_none_or(|s| start.elapsed() < Duration::from_secs(s)) {
+        let turn = usize::try_from(start.elapsed().as_secs() / PHASE.as_secs()).unwrap_or(0);
+        phase.store(turn, Ordering::Relaxed);
         // Shows once a second, looks more often whether to end.
         for _ in 0..10 {
             if stop.load(Ordering::Relaxed) {
@@ -236,11 +316,15 @@ fn show(log: &Path, stop: &AtomicBool, served: &AtomicU64, seconds: Option<u64>)
         for line in new.iter().rev().take(3).rev() {
             print!("  {line}");
         }
-        println!(
-            "-- {} lines in this second, {total} in all, {} requests answered",
-            new.len(),
-            served.load(Ordering::Relaxed)
-        );
+        // The lines name the server that served: `%v`.
+        let of = |web: usize| new.iter().filter(|line| line.starts_with(&format!("web{}.", web + 1))).count();
+        let shares: Vec<String> = (0..SLOW.len())
+            .map(|web| {
+                format!("web{} {} ({} slow downloads)", web + 1, of(web), SLOW[(web + turn) % SLOW.len()])
+            })
+            .collect();
+        println!("-- served in this second: {}", shares.join(", "));
+        println!("-- {total} lines in all, {} requests answered", served.load(Ordering::Relaxed));
     }
     Ok(())
 }
