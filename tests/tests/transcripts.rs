@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use spread_wire::{DaemonName, Frame, GroupName, Membership, PrivateGroup};
+use spread_wire::{DaemonName, Frame, GroupName, Membership};
 use spreadd::{AccessList, Client, Daemon, Method, Methods, Options, Policy};
 use tests::cluster::Cluster;
 

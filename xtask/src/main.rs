@@ -20,6 +20,10 @@ Usage: cargo xtask COMMAND [ARGUMENTS]
   bench NAME      benchmarks; without a name, lists them
   sim ARGUMENTS   simulate random histories of the ring, e.g. `cargo xtask sim --seeds 100000`
   survive         100,000 requests over two Apaches while a daemon is killed and restarted
+  soak            three daemons, 1,000 clients that come, talk and die at random for 30 minutes; judges memory,
+                  memberships and counters (--minutes, --clients)
+  fuzz-live       hostile clients and forged datagrams on living daemons for 10 minutes (--minutes, --seed)
+  crowd           10,000 idle clients, then 1,000 groups x 100 members, on one daemon: what they cost
 
 Each command installs what it needs (Debian packages through apt-get, when root) and says so.
 ";
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
         "bench" => bench(rest),
         "sim" => simulate(rest),
         "survive" => survive(rest),
+        "soak" | "crowd" => on_daemons(command, rest),
+        "fuzz-live" => on_daemons("fuzz_live", rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
@@ -85,6 +91,12 @@ fn survive(args: &[String]) -> Result<()> {
 /// Runs the simulator. It has a package of its own: the product need not be built for it.
 fn simulate(args: &[String]) -> Result<()> {
     run(cargo(&["run", "--quiet", "--profile", "sim", "--package", "sim", "--"]).args(args))
+}
+
+/// Programs that run daemons and their own clients.
+fn on_daemons(name: &str, args: &[String]) -> Result<()> {
+    build(Profile::Release, &["spreadd"])?;
+    program(Profile::Release, name, args)
 }
 
 fn test(args: &[String]) -> Result<()> {
