@@ -18,6 +18,7 @@ use tracing::debug;
 
 use crate::exchange::{Exchange, Part};
 use crate::groups::{Configuration, Groups, Transition, low_half};
+use crate::mutation::{Rule, without};
 use crate::table::{Group, Member};
 use crate::types::{ConfigId, Nodes};
 use crate::views::network_sets;
@@ -39,19 +40,26 @@ impl Groups {
         self.exchange = None;
         self.config = Some(Configuration { id, members });
         // Everybody else either left or has another table. spec: group-semantics 4 R7
-        self.side = self.side.and(survivors);
-        self.table.retain(self.side);
+        if !without(Rule::Survivors) {
+            self.side = self.side.and(survivors);
+            self.table.retain(self.side);
+        }
         let exchange = self.side != members;
         debug!(epoch = id.epoch, ?members, side = ?self.side, exchange, "New configuration.");
         if exchange {
             self.generation = low_half(id.epoch);
-            self.queue.renew();
+            if !without(Rule::Renew) {
+                self.queue.renew();
+            }
             self.stats.exchanges_begun += 1;
             self.exchange = Some(Exchange::new(id, members, self.side, self.me, &self.table));
         } else {
             // spec: group-semantics 4 R2
             let base = GroupId { index: 1, ..self.base_id(id) };
             for name in self.table.names(|group| group.changed) {
+                if without(Rule::Changed) {
+                    continue;
+                }
                 let Some(group) = self.table.get_mut(&name) else { continue };
                 group.changed = false;
                 group.id = base;
@@ -66,6 +74,9 @@ impl Groups {
     /// spec: group-semantics 2.4 (transitional id), 2.7 step 2
     fn signal_transition(&mut self) {
         let Some(Transition { id, survivors }) = self.transition else { return };
+        if without(Rule::Signal) {
+            return;
+        }
         let base = GroupId { index: 1, ..self.base_id(id) };
         for name in self.table.names(|group| group.reaches_beyond(survivors)) {
             let Some(group) = self.table.get_mut(&name) else { continue };

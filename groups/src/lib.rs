@@ -13,6 +13,10 @@ mod change;
 mod deliver;
 mod exchange;
 mod groups;
+#[cfg(feature = "mutations")]
+pub mod mutation;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
 mod notify;
 mod payload;
 mod queue;

@@ -6,6 +6,7 @@ use spread_wire::{Cause, Frame, GroupId, GroupName, Membership, build};
 use tracing::debug;
 
 use crate::groups::Groups;
+use crate::mutation::{Rule, without};
 use crate::table::{GROUPS_MAX, Group, Local, MEMBERS_MAX, MEMBERSHIPS_MAX, Member};
 use crate::types::{OutFrame, Output, Recipients};
 use crate::views::transition_sets;
@@ -100,8 +101,8 @@ impl Groups {
             return;
         }
         let Some(group) = self.table.get_mut(&name) else { return };
-        group.id.index = group.id.index.wrapping_add(1);
-        let in_transition = self.transition.filter(|_| group.changed);
+        group.id.index = group.id.index.wrapping_add(i32::from(!without(Rule::Count)));
+        let in_transition = self.transition.filter(|_| group.changed && !without(Rule::TransitionView));
         let id = group.id;
         let (cause, member) = match change {
             Change::Join(member) => (Cause::Join, member),

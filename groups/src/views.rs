@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 
 use spread_wire::{GroupId, GroupName};
 
+use crate::mutation::{Rule, without};
 use crate::table::Member;
 use crate::types::Nodes;
 
@@ -20,7 +21,9 @@ pub(crate) fn network_sets(mut parts: Vec<(GroupId, Vec<(u16, GroupName)>)>) -> 
     let mut merged: Vec<(GroupId, Vec<(u16, GroupName)>)> = Vec::with_capacity(parts.len());
     for (id, members) in parts {
         match merged.last_mut() {
-            Some((last, known)) if (last.proc, last.time) == (id.proc, id.time) => known.extend(members),
+            Some((last, known)) if (last.proc, last.time) == (id.proc, id.time) || without(Rule::OwnSets) => {
+                known.extend(members);
+            }
             _ => merged.push((id, members)),
         }
     }

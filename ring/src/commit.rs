@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::midset::MidSet;
+use crate::mutation::{Rule, without};
 use crate::ring::{Phase, Ring};
 use crate::stats::Cause;
 use crate::store::Store;
@@ -89,7 +90,8 @@ impl Attempt {
 impl Ring {
     /// All agreed and I am the first: makes the commit token, or installs at once if I am alone.
     pub(crate) fn form(&mut self, members: &MidSet) {
-        let epoch = self.seen.max(self.epoch).saturating_add(2) & !1;
+        let seen = if without(Rule::EpochSeen) { self.conf.id.epoch } else { self.seen.max(self.epoch) };
+        let epoch = seen.saturating_add(2) & !1;
         let ring = ConfId { epoch, rep: self.me.node, nonce: self.rng.next_u32() };
         let mut groups: Vec<Group> = Vec::new();
         let mut list = Vec::with_capacity(members.len());
@@ -170,21 +172,24 @@ impl Ring {
     /// with the same members a later one is taken too: the representative tried again (R13).
     fn accepts(&self, commit: &Commit, pos: usize) -> bool {
         let members = commit.members.iter().map(|member| member.mid);
-        let same = match (self.phase, &self.attempt) {
-            (Phase::Gather, _) => members.eq(self.gather.members().iter()),
-            (Phase::Commit, Some(attempt)) => members.eq(attempt.members.iter().map(|m| m.mid)),
-            _ => false,
-        };
+        let same = without(Rule::CommitMembers)
+            || match (self.phase, &self.attempt) {
+                (Phase::Gather, _) => members.eq(self.gather.members().iter()),
+                (Phase::Commit, Some(attempt)) => members.eq(attempt.members.iter().map(|m| m.mid)),
+                _ => false,
+            };
         let group = commit.members.get(pos).and_then(|m| commit.groups.get(usize::from(m.group)));
         let promised = self.epoch.max(self.attempt.as_ref().map_or(0, |attempt| attempt.ring.epoch));
         same && !self.leaves_now()
-            && commit.ring.epoch > promised
+            && (commit.ring.epoch > promised || without(Rule::CommitFresh))
             && group.is_some_and(|group| group.ring == self.conf.id)
     }
 
     /// Pass 1: promises, freezes the old ring and reports what is held of it.
     fn first_pass(&mut self, mut commit: Commit, pos: usize) {
-        self.epoch = commit.ring.epoch;
+        if !without(Rule::CommitPromise) {
+            self.epoch = commit.ring.epoch;
+        }
         self.note_epoch(commit.ring.epoch);
         self.phase = Phase::Commit;
         self.frozen = true;
@@ -195,6 +200,10 @@ impl Ring {
         self.timers.set(Timer::Token, self.now + self.attempt_limit());
         let mut attempt = Box::new(Attempt::new(&commit, pos, self.cfg.limits.store_packets));
         attempt.last_hop = commit.hop.into();
+        if without(Rule::TransSameRing) {
+            let known = commit.members.iter().map(|m| m.mid).filter(|mid| self.conf.contains(*mid));
+            attempt.mates = known.collect();
+        }
         if let Some(group) = commit.groups.get_mut(usize::from(attempt.group)) {
             group.raise_base(self.conf.safe);
             self.conf.store.report(group);
@@ -246,7 +255,9 @@ impl Ring {
         };
         attempt.last_hop = commit.hop.into();
         attempt.record = Some(group.clone());
-        self.conf.safe = self.conf.safe.max(group.base());
+        if !without(Rule::Base) {
+            self.conf.safe = self.conf.safe.max(group.base());
+        }
         self.conf.high = self.conf.high.max(group.high());
         self.conf.store.reset_tries();
         self.phase = Phase::Recovery;

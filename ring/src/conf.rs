@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::RingConfig;
 use crate::flow::Flow;
+use crate::mutation::{Rule, without};
 use crate::store::Store;
 use crate::types::{ConfId, Mid, NODES_MAX, Nanos, NodeId, NodeSet, Seq};
 use crate::wire::{RingKey, Token};
@@ -135,7 +136,7 @@ impl Conf {
     }
 
     pub(crate) fn contains(&self, mid: Mid) -> bool {
-        self.member(mid.node) == Some(mid)
+        self.member(mid.node) == Some(mid) || without(Rule::SessionCounts) && self.member(mid.node).is_some()
     }
 
     /// Where the token goes from here.
@@ -178,12 +179,14 @@ impl Conf {
         let mine = self.store.aru();
         let pos = self.pos;
         let arus = self.arus.iter().enumerate().map(|(at, aru)| if at == pos { mine } else { *aru });
-        self.safe = self.safe.max(arus.min().unwrap_or(mine));
+        let fact = if without(Rule::SafeAllMembers) { arus.max() } else { arus.min() };
+        self.safe = self.safe.max(fact.unwrap_or(mine).min(mine));
     }
 
     /// What may be given up: nothing above `safe`, for somebody may ask for it, and nothing undelivered.
     pub(crate) fn release(&mut self) {
-        self.store.release(self.safe.min(self.cursor.seq));
+        let keep = if without(Rule::KeepUnsafe) { self.cursor.seq } else { self.safe };
+        self.store.release(keep.min(self.cursor.seq));
     }
 
     /// The arus by position, for the invariants.

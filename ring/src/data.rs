@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::api::{Class, Event};
 use crate::conf::Cursor;
+use crate::mutation::{Rule, without};
 use crate::ring::{EVENTS_MAX, Phase, Ring};
 use crate::store::Insert;
 use crate::timers::Timer;
@@ -27,6 +28,7 @@ impl Ring {
             }
             // Until what is held was reported, every packet of the old ring is welcome.
             Phase::Gather if ours && !self.frozen => self.receive(from, data, false),
+            Phase::Gather | Phase::Commit if ours && without(Rule::Freeze) => self.receive(from, data, false),
             Phase::Gather | Phase::Commit if ours => self.stats.drops.frozen += 1,
             Phase::Recovery => self.on_recovery_data(from, data, ours),
             _ => self.stats.drops.ring += 1,
@@ -113,7 +115,7 @@ impl Ring {
             let seq = conf.cursor.seq + 1;
             let Some(data) = conf.store.get(seq) else { break };
             let head = data.head();
-            let wait_for_safe = head.has_safe && seq > conf.safe;
+            let wait_for_safe = head.has_safe && seq > conf.safe && !without(Rule::SafeWaits);
             let Some(sender) = conf.member(head.origin) else { break };
             let mut cursor = conf.cursor;
             for chunk in data.chunks_from(cursor.chunk) {

@@ -7,6 +7,7 @@
 
 use crate::api::Class;
 use crate::midset::MidSet;
+use crate::mutation::{Rule, without};
 use crate::ring::{Phase, Ring};
 use crate::stats::Cause;
 use crate::timers::Timer;
@@ -166,6 +167,7 @@ impl Ring {
     fn fail_superseded_quietly(&mut self) -> bool {
         let old: Vec<Mid> =
             self.gather.members().iter().filter(|mid| self.hearing.is_superseded(*mid)).collect();
+        let old = if without(Rule::Superseded) { Vec::new() } else { old };
         self.gather.add_failed(self.me, old)
     }
 
@@ -308,7 +310,9 @@ impl Ring {
         let others: Vec<Mid> =
             members.iter().filter(|mid| *mid != self.me && !self.gather.agrees(*mid)).collect();
         self.note(|_| format!("consensus_timeout failed={others:?}"));
-        self.gather.add_failed(self.me, others);
+        if !without(Rule::Consensus) {
+            self.gather.add_failed(self.me, others);
+        }
         self.announce();
     }
 
@@ -332,7 +336,7 @@ impl Ring {
         if gather.initial && members.len() == 1 {
             return;
         }
-        if !members.iter().all(|mid| mid == me || gather.agrees(mid)) {
+        if !members.iter().all(|mid| mid == me || gather.agrees(mid)) && !without(Rule::JoinEqual) {
             return;
         }
         let sets = (&gather.proc, &gather.fail);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::api::Class;
+use crate::mutation::{Rule, without};
 use crate::ring::{Phase, Ring};
 use crate::timers::Timer;
 use crate::types::{Mid, NodeId};
@@ -17,7 +18,7 @@ impl Ring {
     pub(crate) fn park_here(&self, t: &Token) -> bool {
         self.cfg.park
             && self.outq.is_empty()
-            && usize::from(t.idle) >= self.conf.len()
+            && (usize::from(t.idle) >= self.conf.len() || without(Rule::ParkSafe))
             && t.last_sender == self.me.node
     }
 
@@ -40,7 +41,9 @@ impl Ring {
 
     /// The token rested long enough: it makes one round, so that nobody misses it.
     pub(crate) fn on_park_end(&mut self) {
-        if let Some(token) = self.conf.parked.take() {
+        if without(Rule::TokenWakes) {
+            self.timers.set(Timer::Park, self.now + self.cfg.timers.park());
+        } else if let Some(token) = self.conf.parked.take() {
             let next = self.conf.next();
             self.forward(next, token);
         }
@@ -76,7 +79,7 @@ impl Ring {
         if self.phase != Phase::Operational || conf.is_single() || conf.parked.is_some() {
             return;
         }
-        if self.outq.is_empty() {
+        if self.outq.is_empty() || without(Rule::TokenWakes) {
             return;
         }
         let request = TokenRequest { ring: conf.key, token_seq: conf.last_ts };

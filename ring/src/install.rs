@@ -3,6 +3,7 @@
 use crate::api::Event;
 use crate::conf::{Conf, Cursor};
 use crate::midset::MidSet;
+use crate::mutation::{Rule, without};
 use crate::ring::{Phase, Ring};
 use crate::timers::Timer;
 use crate::types::{ConfId, Mid, NodeId};
@@ -18,6 +19,7 @@ impl Ring {
         self.deliver_up_to(usize::MAX);
         let mates: MidSet = attempt.mates.iter().copied().collect();
         let rep = attempt.mates.first().map_or(self.me.node, |mid| mid.node);
+        let rep = if without(Rule::TransGroups) { attempt.ring.rep } else { rep };
         let ring = attempt.ring;
         let transitional = ConfId { epoch: ring.epoch.saturating_sub(1), rep, nonce: ring.nonce };
         let of = self.conf.id;
@@ -25,13 +27,17 @@ impl Ring {
         let mut origins = mates;
         let mut high = self.conf.store.aru();
         if let Some(record) = &attempt.record {
-            origins.extend(record.obligations.iter().copied());
+            if !without(Rule::Obligations) {
+                origins.extend(record.obligations.iter().copied());
+            }
             high = high.max(record.high());
         }
         self.deliver_transitional(high, &origins);
         self.asm.reset();
         // My own message that is sent in part begins again in the new configuration.
-        self.outq.rewind();
+        if !without(Rule::RestartSent) {
+            self.outq.rewind();
+        }
 
         let members: Vec<Mid> = attempt.members.iter().map(|member| member.mid).collect();
         let age = now.since(self.conf.installed_at);
@@ -58,7 +64,9 @@ impl Ring {
         self.conf.last_ts = attempt.last_hop;
         self.conf.safe_top = attempt.safe_top;
         self.frozen = false;
-        self.obligations = MidSet::default();
+        if !without(Rule::ObligationsEnd) {
+            self.obligations = MidSet::default();
+        }
         self.phase = Phase::Operational;
         for timer in [Timer::Join, Timer::Consensus, Timer::Commit, Timer::Rto, Timer::Token] {
             self.timers.stop(timer);
@@ -95,7 +103,7 @@ impl Ring {
             };
             let head = data.head();
             let Some(sender) = conf.member(head.origin) else { continue };
-            if gap && !origins.contains(sender) {
+            if gap && !origins.contains(sender) && !without(Rule::Gap) {
                 continue;
             }
             for chunk in data.chunks_from(chunk) {

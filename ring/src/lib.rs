@@ -16,6 +16,10 @@ mod invariants;
 mod leave;
 mod membership;
 mod midset;
+#[cfg(feature = "mutations")]
+pub mod mutation;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
 mod operational;
 pub mod pack;
 mod presence;

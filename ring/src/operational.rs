@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::api::Class;
+use crate::mutation::{Rule, without};
 use crate::ring::{Phase, Ring, TokenCopy};
 use crate::stats::Cause;
 use crate::timers::Timer;
@@ -28,7 +29,7 @@ impl Ring {
     pub(crate) fn on_token(&mut self, from: Mid, token: Box<Token>) {
         match self.phase {
             Phase::Operational if token.ring == self.conf.key && self.conf.contains(from) => {
-                if token.token_seq <= self.conf.last_ts {
+                if token.token_seq <= self.conf.last_ts && !without(Rule::TokenOnce) {
                     self.stats.token_duplicates += 1;
                     self.send_hop_ack(from.node, token.ring, self.conf.last_ts);
                     return;
@@ -43,6 +44,15 @@ impl Ring {
                 self.visit(token, Some(from.node));
             }
             Phase::Recovery => self.on_recovery_token(from, token),
+            Phase::Gather
+                if without(Rule::Veto)
+                    && token.ring == self.conf.key
+                    && self.conf.contains(from)
+                    && token.token_seq > self.conf.last_ts
+                    && token.seq >= self.conf.high =>
+            {
+                self.visit(token, Some(from.node));
+            }
             // The old ring's token is dropped for ever once its ring was left: a veto.
             _ => self.stats.drops.ring += 1,
         }
@@ -160,7 +170,8 @@ impl Ring {
             let Some(filled) = self.outq.fill(room, &mut slab) else { break };
             let seq = t.seq + 1;
             let conf = &mut self.conf;
-            let aru = if conf.store.aru() + 1 == seq { seq } else { conf.store.aru() };
+            let whole = conf.store.aru() + 1 == seq || without(Rule::AruTrue);
+            let aru = if whole { seq } else { conf.store.aru() };
             let head = DataHead {
                 ring: conf.key,
                 seq,
@@ -207,7 +218,7 @@ impl Ring {
         let aru = conf.store.aru();
         // Whom nobody knows can never raise the token's aru again: that is left to me.
         let unknown = t.aru_id.is_none_or(|id| conf.member(id).is_none());
-        if aru < t.aru || t.aru_id == Some(me) || unknown {
+        if aru < t.aru || t.aru_id == Some(me) || unknown || without(Rule::AruOwner) {
             // My aru may be beyond the token's numbers only if the token is not of this ring's history.
             t.aru = aru.min(t.seq);
             t.aru_id = (t.aru != t.seq).then_some(me);
@@ -216,6 +227,9 @@ impl Ring {
             // Every member was visited since my previous visit and none lowered the token below the smaller
             // of both values.
             conf.safe = conf.safe.max(prev_aru.min(t.aru));
+        }
+        if without(Rule::SafeTwoVisits) {
+            conf.safe = conf.safe.max(t.aru);
         }
         conf.raise_safe_by_vector();
         t.safe = t.safe.max(conf.safe.min(t.seq));
@@ -289,6 +303,9 @@ impl Ring {
     pub(crate) fn resend_token(&mut self) {
         let max = self.rto_max();
         let Some(mut copy) = self.copy.take() else { return };
+        if without(Rule::TokenCopy) {
+            return;
+        }
         self.stats.token_resent += 1;
         self.conf.resent = true;
         self.trace(|_| format!("resend to={} number={}", copy.to, copy.number));

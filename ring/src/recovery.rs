@@ -4,6 +4,7 @@
 //! complete stays complete, so `done_run >= N` means that N visits in a row met complete members: everybody
 //! holds all, and everybody is obliged to deliver it.
 
+use crate::mutation::{Rule, without};
 use crate::ring::{Phase, Ring};
 use crate::store::Insert;
 use crate::timers::Timer;
@@ -52,7 +53,7 @@ impl Ring {
             t.done_run = done_run;
         }
         self.trace(|_| format!("recover ts={} done={done_run} missing={}", token.token_seq, missing.len()));
-        if usize::from(done_run) >= n {
+        if usize::from(done_run) >= n || without(Rule::InstallAll) && done_run > 0 {
             self.install();
             self.visit(token, from);
             return;
@@ -73,7 +74,9 @@ impl Ring {
     /// and takes the obligation to deliver the same, whatever becomes of the attempt.
     pub(crate) fn complete_check(&mut self, done_run: &mut u16) {
         if !self.missing().is_empty() {
-            *done_run = 0;
+            if !without(Rule::DoneRunReset) {
+                *done_run = 0;
+            }
             return;
         }
         if let Some(attempt) = self.attempt.as_mut()

@@ -6,6 +6,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::api::Class;
 use crate::conf::Stuck;
+use crate::mutation::{Rule, without};
 use crate::ring::{Phase, Ring};
 use crate::types::{Mid, NodeId, NodeSet, Seq};
 use crate::wire::{
@@ -23,7 +24,7 @@ impl Ring {
     /// token. `group` is 0 for this ring, in recovery that of the old ring. Returns the number of packets.
     pub(crate) fn answer(&mut self, t: &mut Token, group: u8, limit: usize) -> usize {
         let mut answered = 0;
-        let mut at = 0;
+        let mut at = if without(Rule::Retransmit) { usize::MAX } else { 0 };
         while let Some(request) = t.requests.get(at).copied() {
             if request.group != group || request.requester == self.me.node {
                 at += 1;
@@ -123,6 +124,7 @@ impl Ring {
         let room = self.links.packet_len.saturating_sub(HEADER_LEN + TOKEN_LEN_MIN) / REQUEST_LEN;
         let room = room.min(REQUESTS_MAX);
         let others = t.requests.len();
+        let missing = if without(Rule::Requests) { &[] } else { missing };
         for seq in missing.iter().copied() {
             let asked = |r: &Request| r.group == group && r.start <= seq && seq <= r.end();
             if t.requests.iter().take(others).any(asked) {

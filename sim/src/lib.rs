@@ -13,6 +13,8 @@ mod body;
 pub mod group_log;
 pub mod group_oracle;
 pub mod log;
+#[cfg(feature = "mutations")]
+pub mod mutations;
 mod net;
 pub mod oracle;
 pub mod plan;

@@ -41,6 +41,16 @@ struct Args {
     /// Long histories only: up to 12 daemons, thousands of messages, up to 30 faults.
     #[arg(long, conflicts_with = "storm")]
     long: bool,
+    /// Take one rule after the other out of the engines and see after how many histories somebody notices: at most
+    /// --seeds histories and --seconds seconds each.
+    #[arg(long)]
+    mutations: bool,
+    /// With --mutations: only what is known to be found soon, and fail if it is not.
+    #[arg(long, requires = "mutations")]
+    known: bool,
+    /// With --mutations: only this rule. With --seed: run the history without it.
+    #[arg(long, value_name = "RULE")]
+    without_rule: Option<String>,
     /// Histories that run at the same time.
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -58,10 +68,66 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     sim::quiet_panics();
+    if args.mutations {
+        return mutations(&args);
+    }
+    #[cfg(feature = "mutations")]
+    let _out = match chosen(&args) {
+        Ok(mut list) => {
+            args.without_rule.as_ref().and_then(|_| list.pop()).map(sim::mutations::Mutation::take_out)
+        }
+        Err(code) => return code,
+    };
     match args.seed {
         Some(seed) => one(&args, seed),
         None => many(&args),
     }
+}
+
+#[cfg(not(feature = "mutations"))]
+fn mutations(_: &Args) -> ExitCode {
+    eprintln!("sim: built without the feature `mutations`; `cargo xtask sim` builds with it");
+    ExitCode::from(2)
+}
+
+/// The rules that the arguments mean.
+#[cfg(feature = "mutations")]
+fn chosen(args: &Args) -> Result<Vec<sim::mutations::Mutation>, ExitCode> {
+    use sim::mutations::Mutation;
+    let all: Vec<Mutation> = Mutation::all().collect();
+    let Some(name) = &args.without_rule else { return Ok(all) };
+    let found: Vec<Mutation> = all.iter().copied().filter(|m| m.name() == *name).collect();
+    if found.is_empty() {
+        let names: Vec<String> = all.iter().map(|m| m.name()).collect();
+        eprintln!("sim: there is no rule {name}; there are {}", names.join(", "));
+        return Err(ExitCode::from(2));
+    }
+    Ok(found)
+}
+
+#[cfg(feature = "mutations")]
+fn mutations(args: &Args) -> ExitCode {
+    let list = match chosen(args) {
+        Ok(list) => list,
+        Err(code) => return code,
+    };
+    let time = Duration::from_secs(args.seconds.unwrap_or(60));
+    let mut missed = 0;
+    println!("{:<24} {:>9} {:<7} without the rule", "rule", "histories", "seen by");
+    for mutation in list {
+        if args.known && mutation.is_rare() {
+            continue;
+        }
+        let seeds = if args.known { sim::mutations::SEEDS_KNOWN } else { args.seeds };
+        let (done, found) = sim::mutations::hunt(mutation, |seed| args.plan(seed), seeds, time);
+        let seen = found.as_ref().map_or("nobody", |found| found.failure.promise.as_str());
+        println!("{:<24} {done:>9} {seen:<7} {}", mutation.name(), mutation.what());
+        missed += usize::from(found.is_none());
+    }
+    if missed > 0 {
+        println!("{missed} were not noticed");
+    }
+    if missed > 0 && args.known { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 impl Args {

@@ -90,7 +90,13 @@ fn survive(args: &[String]) -> Result<()> {
 
 /// Runs the simulator. It has a package of its own: the product need not be built for it.
 fn simulate(args: &[String]) -> Result<()> {
-    run(cargo(&["run", "--quiet", "--profile", "sim", "--package", "sim", "--"]).args(args))
+    let features: &[&str] = if args.iter().any(|arg| arg == "--mutations" || arg == "--without-rule") {
+        &["--features", "mutations"]
+    } else {
+        &[]
+    };
+    let mut command = cargo(&["run", "--quiet", "--profile", "sim", "--package", "sim"]);
+    run(command.args(features).arg("--").args(args))
 }
 
 /// Programs that run daemons and their own clients.
@@ -114,6 +120,9 @@ fn test(args: &[String]) -> Result<()> {
     }
     if args.is_empty() {
         run(&mut cargo(&["test", "--workspace", "--doc"]))?;
+        // Apart from the rest: the engines of the tests and of the product are built without this feature.
+        let oracles = ["run", "--quiet", "--package", "sim", "--features", "mutations"];
+        run(cargo(&oracles).args(["--", "--mutations", "--known"]))?;
     }
     Ok(())
 }

@@ -31,6 +31,13 @@ impl Plan {
                 safe: rng.pick(&[0, 300, 1000]),
             }),
         };
+        // Now and then more than the ring takes at once: requests wait while daemon views change. (A generator of its
+        // own: seeds that failed once keep their history.)
+        let mut rng_flood = Rng::new(seed, 11);
+        if let Some(groups) = plan.groups.as_mut().filter(|_| rng_flood.per_mille(150)) {
+            (groups.burst, groups.every) = (30, groups.every / 8 + 1);
+            plan.load.total = 1000;
+        }
         plan.draw_noise(&mut rng);
         for _ in 0..rng.range(1, 3) {
             plan.draw_event(&mut rng);
@@ -97,6 +104,9 @@ impl Plan {
                 M::Transitional,
                 M::Install,
                 M::Data,
+                M::Retransmission,
+                M::Retransmission,
+                M::Token,
                 M::SafeDelivery,
             ];
             let time = rng.log_range(MS, 2 * token_ms * MS);
