@@ -11,7 +11,7 @@
 //! | .. | 1 + 32 | with bit 0: key id, HMAC-SHA256 over all before the code |
 // spec: mod_backhand 7
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ring::hmac;
 
@@ -109,8 +109,16 @@ impl Announcement {
         head(&mut body, 5, 13);
         text(&mut body, 1, stat.hostname.as_str());
         uint(&mut body, 2);
-        head(&mut body, 2, 4);
-        body.extend(stat.contact.ip().octets());
+        match stat.contact.ip() {
+            IpAddr::V4(addr) => {
+                head(&mut body, 2, 4);
+                body.extend(addr.octets());
+            }
+            IpAddr::V6(addr) => {
+                head(&mut body, 2, 16);
+                body.extend(addr.octets());
+            }
+        }
         let words = [
             u64::from(stat.contact.port()),
             stat.arriba.into(),
@@ -192,7 +200,7 @@ fn decode_body(body: &[u8]) -> Result<(ServerStat, u32), DecodeError> {
     let mut input = Cbor(body);
     let Item::Map(entries) = input.item()? else { return Err(DecodeError::Body("not a map")) };
     let mut stat = ServerStat::default();
-    let (mut address, mut port, mut interval_ms) = (Ipv4Addr::UNSPECIFIED, 0, 0);
+    let (mut address, mut port, mut interval_ms) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, 0);
     let mut seen: u32 = 0;
     let mut last = None;
     for _ in 0..entries {
@@ -215,9 +223,11 @@ fn decode_body(body: &[u8]) -> Result<(ServerStat, u32), DecodeError> {
                     .ok_or(DecodeError::Body("the host name is not legal"))?;
             }
             (2, Item::Bytes(bytes)) => {
-                let octets: [u8; 4] =
-                    bytes.try_into().map_err(|_| DecodeError::Body("the contact is not an IPv4 address"))?;
-                address = octets.into();
+                address = match (<[u8; 4]>::try_from(bytes), <[u8; 16]>::try_from(bytes)) {
+                    (Ok(octets), _) => octets.into(),
+                    (_, Ok(octets)) => octets.into(),
+                    _ => return Err(DecodeError::Body("the contact is not an address")),
+                };
             }
             (3, Item::Uint(value)) => {
                 port = u16::try_from(value)
@@ -244,7 +254,7 @@ fn decode_body(body: &[u8]) -> Result<(ServerStat, u32), DecodeError> {
     if seen != 0b11_1111_1111_1110 {
         return Err(DecodeError::Body("a value is missing"));
     }
-    stat.contact = SocketAddrV4::new(address, port);
+    stat.contact = SocketAddr::new(address, port);
     Ok((stat, interval_ms))
 }
 
@@ -432,7 +442,7 @@ mod tests {
         #[test]
         fn decoding_undoes_encoding(
             name in "[a-z0-9.-]{1,255}",
-            ip in any::<u32>(),
+            ip in any::<IpAddr>(),
             port in 1..=u16::MAX,
             words in proptest::array::uniform7(0..=i32::MAX.unsigned_abs()),
             memory in any::<(u64, u64)>(),
@@ -444,7 +454,7 @@ mod tests {
             let stat = ServerStat {
                 hostname: Name::new(&name).unwrap(),
                 mtime: Micros(0),
-                contact: SocketAddrV4::new(ip.into(), port),
+                contact: SocketAddr::new(ip, port),
                 arriba: arriba.max(1),
                 aservers,
                 nservers,

@@ -6,7 +6,7 @@
 // spec: mod_backhand 4
 
 use std::cmp::Reverse;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -422,9 +422,9 @@ impl View<'_> {
             }
             Function::RemoveSelf => set.retain(|slot| *slot != SELF),
             Function::BySession(identifier) => {
-                let wanted = session_address(identifier, request);
+                let wanted = session_address(identifier, request).map(IpAddr::V4);
                 let found =
-                    set.iter().copied().find(|slot| self.get(*slot).map(|s| *s.stat.contact.ip()) == wanted);
+                    set.iter().copied().find(|slot| self.get(*slot).map(|s| s.stat.contact.ip()) == wanted);
                 if let Some(slot) = found.filter(|_| wanted.is_some()) {
                     *set = vec![slot];
                 }

@@ -3,7 +3,7 @@
 //! `Backhand-Hop: 1; from=10.0.5.10:80; t=1700000000000000; id=7; mac=0123...`; the last two only with a key.
 // spec: mod_backhand 9.3
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use crate::announce::Key;
 use crate::stat::Micros;
@@ -27,14 +27,14 @@ pub struct Signed<'a> {
 }
 
 impl Signed<'_> {
-    fn data(&self, from: SocketAddrV4, stamp: Micros) -> Vec<u8> {
+    fn data(&self, from: SocketAddr, stamp: Micros) -> Vec<u8> {
         let head = format!("1\n{from}\n{}", stamp.0);
         [head.as_bytes(), self.method, self.host, self.target].join(&b'\n')
     }
 }
 
 /// The value of the header.
-pub fn make(from: SocketAddrV4, now: Micros, key: Option<&Key>, request: Signed<'_>) -> String {
+pub fn make(from: SocketAddr, now: Micros, key: Option<&Key>, request: Signed<'_>) -> String {
     let mut value = format!("1; from={from}; t={}", now.0);
     if let Some(key) = key {
         let code = key.sign(&request.data(from, now));
@@ -54,8 +54,8 @@ pub fn verify(
     now: Micros,
     keys: &[Key],
     request: Signed<'_>,
-    is_peer: impl FnOnce(SocketAddrV4) -> bool,
-) -> Option<SocketAddrV4> {
+    is_peer: impl FnOnce(SocketAddr) -> bool,
+) -> Option<SocketAddr> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= 200)?;
     let mut parts = text.split(';').map(str::trim);
     if parts.next()? != "1" {
@@ -64,7 +64,7 @@ pub fn verify(
     let (mut from, mut stamp, mut id, mut mac) = (None, None, None, None);
     for part in parts {
         match part.split_once('=')? {
-            ("from", value) => from = Some(value.parse::<SocketAddrV4>().ok()?),
+            ("from", value) => from = Some(value.parse::<SocketAddr>().ok()?),
             ("t", value) => stamp = Some(Micros(value.parse().ok()?)),
             ("id", value) => id = Some(value.parse::<u8>().ok()?),
             ("mac", value) => mac = Some(value),
@@ -97,7 +97,7 @@ mod tests {
     const NOW: Micros = Micros(1_700_000_000_000_000);
     const REQUEST: Signed<'_> = Signed { method: b"GET", host: b"www.example.com", target: b"/a?b" };
 
-    fn from() -> SocketAddrV4 {
+    fn from() -> SocketAddr {
         "10.0.5.10:80".parse().unwrap()
     }
 

@@ -2,7 +2,7 @@
 // spec: mod_backhand 5.3, 8, 10
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::acl::Network;
 use crate::announce::{Announcement, DecodeError, Key};
@@ -31,14 +31,14 @@ pub struct Config {
     /// A slot may be used again after this silence.
     pub server_timeout: Micros,
     /// Where this server serves HTTP; announcements of these are its own.
-    pub contacts: Vec<SocketAddrV4>,
+    pub contacts: Vec<SocketAddr>,
 }
 
 /// How an announcement came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Via<'a> {
     /// By UDP from this address.
-    Udp(Ipv4Addr),
+    Udp(IpAddr),
     /// Through a Spread group, from this member.
     Spread(&'a str),
 }
@@ -105,7 +105,7 @@ pub struct Row {
 pub struct Matrix {
     config: Config,
     slots: Vec<Option<Entry>>,
-    rates: BTreeMap<Ipv4Addr, u32>,
+    rates: BTreeMap<IpAddr, u32>,
     rates_of: u64,
 }
 
@@ -159,7 +159,7 @@ impl Matrix {
         if (self.config.require_auth && !authenticated) || (authenticated && !near) {
             return Err(Refusal::Mac);
         }
-        let ip = *stat.contact.ip();
+        let ip = stat.contact.ip();
         if !self.accepts(ip) || matches!(via, Via::Udp(source) if source != ip && !authenticated) {
             return Err(Refusal::Acl);
         }
@@ -210,11 +210,11 @@ impl Matrix {
     }
 
     /// Whether announcements of this address are accepted.
-    pub fn accepts(&self, addr: Ipv4Addr) -> bool {
+    pub fn accepts(&self, addr: IpAddr) -> bool {
         self.config.networks.iter().any(|network| network.contains(addr))
     }
 
-    fn check_source(&mut self, now: Micros, source: Ipv4Addr) -> Result<(), Refusal> {
+    fn check_source(&mut self, now: Micros, source: IpAddr) -> Result<(), Refusal> {
         if !self.accepts(source) {
             return Err(Refusal::Acl);
         }
@@ -231,7 +231,7 @@ impl Matrix {
     }
 
     /// The slot of a contact; a free one, or one silent for too long, for a new contact.
-    fn slot_for(&self, now: Micros, contact: SocketAddrV4) -> Result<(u16, bool), Refusal> {
+    fn slot_for(&self, now: Micros, contact: SocketAddr) -> Result<(u16, bool), Refusal> {
         let numbered = || (0..=u16::MAX).zip(&self.slots).skip(1);
         let known = numbered().find(|(_, e)| e.as_ref().is_some_and(|e| e.stat.contact == contact));
         if let Some((slot, _)) = known {
@@ -250,10 +250,12 @@ impl Matrix {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::stat::Name;
 
-    const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 5, 13);
+    const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 5, 13));
 
     fn secs(secs: u64) -> Micros {
         Micros::from_secs(1000 + secs)
@@ -277,7 +279,7 @@ mod tests {
     }
 
     fn hear(matrix: &mut Matrix, now: Micros, contact: &str, stamp: Micros) -> Result<Update, Refusal> {
-        let source = *contact.parse::<SocketAddrV4>().unwrap().ip();
+        let source = contact.parse::<SocketAddr>().unwrap().ip();
         matrix.handle_announcement(now, Via::Udp(source), &from(contact, stamp).encode(None))
     }
 
@@ -304,14 +306,14 @@ mod tests {
         let mut matrix = Matrix::new(config());
         let bytes = from("10.0.5.13:80", secs(0)).encode(None);
         let mut hear = |source, bytes: &[u8]| matrix.handle_announcement(secs(0), Via::Udp(source), bytes);
-        assert_eq!(hear(Ipv4Addr::new(10, 0, 6, 13), &bytes), Err(Refusal::Acl));
+        assert_eq!(hear(Ipv4Addr::new(10, 0, 6, 13).into(), &bytes), Err(Refusal::Acl));
         // A server must speak for itself.
-        assert_eq!(hear(Ipv4Addr::new(10, 0, 5, 14), &bytes), Err(Refusal::Acl));
+        assert_eq!(hear(Ipv4Addr::new(10, 0, 5, 14).into(), &bytes), Err(Refusal::Acl));
         let foreign = from("192.0.2.1:80", secs(0)).encode(None);
         assert_eq!(hear(SOURCE, &foreign), Err(Refusal::Acl));
         assert_eq!(hear(SOURCE, b"junk"), Err(Refusal::Bad(DecodeError::Size(4))));
         let own = from("10.0.5.10:80", secs(0)).encode(None);
-        assert_eq!(hear(Ipv4Addr::new(10, 0, 5, 10), &own), Err(Refusal::Own));
+        assert_eq!(hear(Ipv4Addr::new(10, 0, 5, 10).into(), &own), Err(Refusal::Own));
         assert_eq!(hear(SOURCE, &bytes), Ok(Update { slot: 1, new: true }));
         let silent = Matrix::new(Config { networks: vec![], ..config() }).handle_announcement(
             secs(0),
@@ -372,7 +374,7 @@ mod tests {
         let a = say(&mut matrix, Via::Spread("#a#h"), secs(0), 13, false);
         let b = say(&mut matrix, Via::Spread("#b#h"), secs(0), 14, false);
         let c = say(&mut matrix, Via::Spread("#c#h"), secs(0), 15, false);
-        say(&mut matrix, Via::Udp(Ipv4Addr::new(10, 0, 5, 15)), secs(1), 15, false);
+        say(&mut matrix, Via::Udp(Ipv4Addr::new(10, 0, 5, 15).into()), secs(1), 15, false);
         assert_eq!(matrix.handle_members(secs(2), |m| m == "#b#h"), [a]);
         let gone = |m: &Matrix| [a, b, c].map(|slot| m.row(slot).unwrap().flags.gone);
         assert_eq!(gone(&matrix), [true, false, false]);

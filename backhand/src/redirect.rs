@@ -48,7 +48,11 @@ pub fn by_name(server: &ServerStat, format: Option<&str>, host: &str, default_po
 
 /// The authority of the new address, by address.
 pub fn by_ip(server: &ServerStat, default_port: u16) -> String {
-    with_port(server.contact.ip().to_string(), server.contact.port(), default_port)
+    let host = match server.contact.ip() {
+        IpAddr::V4(addr) => addr.to_string(),
+        IpAddr::V6(addr) => format!("[{addr}]"),
+    };
+    with_port(host, server.contact.port(), default_port)
 }
 
 fn with_port(host: String, port: u16, default: u16) -> String {

@@ -2,7 +2,7 @@
 // spec: mod_backhand 3
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Microseconds since 1970, of the clock of the machine that says it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -88,7 +88,7 @@ pub struct ServerStat {
     /// When this record was last received, by the clock of the receiver.
     pub mtime: Micros,
     /// Where it serves HTTP.
-    pub contact: SocketAddrV4,
+    pub contact: SocketAddr,
     /// Speed of the machine: units of a fixed piece of work that one CPU does in a second, by 100; larger is faster.
     pub arriba: u32,
     /// Workers of the server that are idle.
@@ -116,7 +116,7 @@ impl Default for ServerStat {
         Self {
             hostname: Name::default(),
             mtime: Micros(0),
-            contact: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+            contact: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             arriba: 1,
             aservers: 0,
             nservers: 0,

@@ -7,7 +7,7 @@
 //! All zero bytes are an empty table, and all parts are atomics: the table can lie in anonymous shared memory.
 // spec: mod_backhand-httpd24 3
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, fence};
 
@@ -16,7 +16,7 @@ use crate::matrix::Row;
 use crate::stat::{Flags, Live, Micros, Name, Server, ServerStat};
 
 const NAME_WORDS: usize = 32;
-const WORDS: usize = NAME_WORDS + 9;
+const WORDS: usize = NAME_WORDS + 11;
 const TRIES: u32 = 3;
 /// 32-bit words of a record of the C interface: 104 bytes.
 pub const CLASSIC_WORDS: usize = 26;
@@ -149,9 +149,12 @@ impl<const N: usize> Table<N> {
         let len = name.len().min(39);
         bytes[..len].copy_from_slice(&name[..len]);
         bytes[40..48].copy_from_slice(&(stat.mtime.0 / 1_000_000).to_ne_bytes());
-        bytes[48..50].copy_from_slice(&2u16.to_ne_bytes());
+        // The structure has room for an IPv4 address only: one of IPv6 has the family 0 there.
+        if let IpAddr::V4(addr) = stat.contact.ip() {
+            bytes[48..50].copy_from_slice(&2u16.to_ne_bytes());
+            bytes[52..56].copy_from_slice(&addr.octets());
+        }
         bytes[50..52].copy_from_slice(&stat.contact.port().to_be_bytes());
-        bytes[52..56].copy_from_slice(&stat.contact.ip().octets());
         let memory = |bytes: u64| i32::try_from(bytes).unwrap_or(i32::MAX).cast_unsigned();
         let fields = [
             stat.arriba,
@@ -299,10 +302,18 @@ fn encode(row: &Row) -> [u64; WORDS] {
         *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
     }
     let pair = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
+    let address: u128 = match stat.contact.ip() {
+        IpAddr::V4(addr) => u32::from(addr).into(),
+        IpAddr::V6(addr) => addr.into(),
+    };
+    #[allow(clippy::cast_possible_truncation, reason = "the halves of an address")]
+    let (high, low) = ((address >> 64) as u64, address as u64);
     let bits = [flags.gone, flags.draining, flags.authenticated, flags.spread];
     let rest = [
         stat.mtime.0,
-        pair((*stat.contact.ip()).into(), stat.contact.port().into()),
+        pair(stat.contact.is_ipv6().into(), stat.contact.port().into()),
+        high,
+        low,
         pair(stat.arriba, stat.aservers),
         pair(stat.nservers, stat.load),
         pair(stat.load_hwm, stat.cpu),
@@ -317,7 +328,7 @@ fn encode(row: &Row) -> [u64; WORDS] {
 
 fn decode(words: &[u64; WORDS]) -> Option<Row> {
     let (name, rest) = words.split_at(NAME_WORDS);
-    let &[mtime, contact, a, b, c, d, tmem, amem, bits] = rest else { return None };
+    let &[mtime, contact, high, low, a, b, c, d, tmem, amem, bits] = rest else { return None };
     if mtime == 0 {
         return None;
     }
@@ -328,12 +339,17 @@ fn decode(words: &[u64; WORDS]) -> Option<Row> {
     let len = text.iter().position(|b| *b == 0).unwrap_or(text.len());
     let hostname = std::str::from_utf8(&text[..len]).ok().and_then(Name::new).unwrap_or_default();
     #[allow(clippy::cast_possible_truncation, reason = "the halves of a word")]
-    let [ip_port, a, b, c, d] = [contact, a, b, c, d].map(|w| ((w >> 32) as u32, w as u32));
+    let [family_port, a, b, c, d] = [contact, a, b, c, d].map(|w| ((w >> 32) as u32, w as u32));
+    let address = (u128::from(high) << 64) | u128::from(low);
+    let address = match (family_port.0, u32::try_from(address)) {
+        (0, Ok(address)) => IpAddr::from(address.to_be_bytes()),
+        _ => IpAddr::V6(Ipv6Addr::from(address)),
+    };
     let bit = |n: u32| bits & (1 << n) != 0;
     let stat = ServerStat {
         hostname,
         mtime: Micros(mtime),
-        contact: SocketAddrV4::new(Ipv4Addr::from(ip_port.0), u16::try_from(ip_port.1).ok()?),
+        contact: SocketAddr::new(address, u16::try_from(family_port.1).ok()?),
         arriba: a.0,
         aservers: a.1,
         nservers: b.0,
@@ -407,7 +423,14 @@ mod tests {
             hostname: Name::new(&format!("{}-{n}.example.com", "w".repeat(usize::try_from(n % 60).unwrap())))
                 .unwrap(),
             mtime: Micros(n + 1),
-            contact: SocketAddrV4::new(Ipv4Addr::from(n32), 80),
+            contact: SocketAddr::new(
+                if n % 2 == 0 {
+                    IpAddr::from(n32.to_be_bytes())
+                } else {
+                    Ipv6Addr::from(u128::from(n) << 90).into()
+                },
+                80,
+            ),
             arriba: n32,
             aservers: n32,
             nservers: n32,

@@ -2,7 +2,6 @@
 // spec: mod_backhand 9
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::chain::SELF;
@@ -239,7 +238,7 @@ impl Work<'_> {
         headers.set(HOP, hop::make(own, begun, key, signed(request, self.target)).as_bytes());
         let repeatable = is_idempotent(request.method()) && !has_body(request);
         self.table.begin(slot);
-        let addr = SocketAddr::V4(server.stat.contact);
+        let addr = server.stat.contact;
         let attempt = workers.attempt(request, addr, self.target, repeatable);
         let now = sample::now();
         let answered = matches!(attempt, Some(Attempt::Answered(_)));

@@ -20,9 +20,11 @@
 //! | `receive` | requests that another server sent |
 //! | `external` | candidacy functions in shared objects |
 //! | `explain` | decisions for people |
+//! | `control` | the control socket |
 //! | `page` | the diagnostic page |
 //! | `module` | the module itself: hooks |
 
+mod control;
 mod decide;
 mod explain;
 mod external;

@@ -5,7 +5,7 @@
 // spec: mod_backhand 5
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,6 +19,7 @@ use httpd::Level;
 use httpd::manager::{Manager, wait_for_end, workers};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::control;
 use crate::module;
 use crate::settings::{Category, Plan, log, micros};
 use crate::shared;
@@ -75,6 +76,16 @@ impl Core {
         let speed = self.speed();
         let core = Arc::new(self);
         let outputs = core.open_sockets();
+        let control = control::path(core.plan.arriba_file.as_deref());
+        if let Some(path) = &control
+            && let Err(error) = control::start(path, core.table)
+        {
+            core.log(
+                Category::Manager,
+                Level::Notice,
+                &format!("no control socket {}: {error}", path.display()),
+            );
+        }
         let link = core.plan.global.group.as_ref().and_then(|group| SpreadLink::start(&core, group));
         let mut announcer = Announcer {
             sampler: Sampler::default(),
@@ -96,6 +107,10 @@ impl Core {
         }
         if core.table.stopping.load(Relaxed) != 0 {
             announcer.announce(&core, true);
+            if let Some(path) = &control {
+                // Nobody is left to tell. At a restart the socket is the new manager's.
+                let _ = control::remove(path);
+            }
         }
         if let Some(link) = &announcer.link {
             link.stop();
@@ -180,7 +195,7 @@ impl Core {
 
     fn open_sockets(self: &Arc<Self>) -> Vec<Output> {
         let mut outputs = Vec::new();
-        let mut inputs: Vec<(u16, Socket)> = Vec::new();
+        let mut inputs: Vec<(SocketAddr, Socket)> = Vec::new();
         for (destination, contact) in self.plan.global.destinations.iter().zip(&self.plan.contacts) {
             match open_output(destination) {
                 Ok(socket) => outputs.push(Output { socket, to: destination.dest, contact: *contact }),
@@ -190,8 +205,8 @@ impl Core {
                 self.complain(destination, "cannot be heard", &error);
             }
         }
-        for (port, socket) in inputs {
-            let core = Arc::clone(self);
+        for (local, socket) in inputs {
+            let (core, port) = (Arc::clone(self), local.port());
             let name = format!("backhand-{port}");
             if let Err(error) = thread::Builder::new().name(name).spawn(move || core.receive(&socket.into()))
             {
@@ -211,10 +226,9 @@ impl Core {
         let mut buffer = [0u8; SIZE_MAX + 1];
         loop {
             match socket.recv_from(&mut buffer) {
-                Ok((len, SocketAddr::V4(from))) => {
-                    self.hear(Via::Udp(*from.ip()), buffer.get(..len).unwrap_or_default());
+                Ok((len, from)) => {
+                    self.hear(Via::Udp(from.ip().to_canonical()), buffer.get(..len).unwrap_or_default());
                 }
-                Ok(_) => {}
                 Err(error) => {
                     // For example a network that is down. Not in a tight loop.
                     self.log(Category::Net, Level::Debug, &format!("receiving: {error}"));
@@ -228,56 +242,99 @@ impl Core {
 /// Where announcements are sent.
 struct Output {
     socket: Socket,
-    to: SocketAddrV4,
-    contact: SocketAddrV4,
+    to: SocketAddr,
+    contact: SocketAddr,
 }
 
 fn open_output(destination: &Destination) -> std::io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_broadcast(true)?;
+    let socket = Socket::new(Domain::for_address(destination.dest), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if let Some(interface) = destination.interface {
-        socket.bind(&SocketAddrV4::new(interface, 0).into())?;
+        socket.bind(&SocketAddr::new(interface, 0).into())?;
     }
-    if destination.is_multicast() {
-        socket.set_multicast_ttl_v4(destination.ttl.unwrap_or(1).into())?;
-        socket.set_multicast_loop_v4(true)?;
-        if let Some(interface) = destination.interface {
-            socket.set_multicast_if_v4(&interface)?;
+    let hops = destination.ttl.unwrap_or(1).into();
+    match (destination.is_multicast(), destination.interface) {
+        (false, _) if destination.dest.is_ipv4() => socket.set_broadcast(true)?,
+        (false, _) => {}
+        (true, Some(IpAddr::V6(interface))) => {
+            socket.set_multicast_hops_v6(hops)?;
+            socket.set_multicast_loop_v6(true)?;
+            socket.set_multicast_if_v6(interface_index(interface)?)?;
+        }
+        (true, None) if destination.dest.is_ipv6() => {
+            socket.set_multicast_hops_v6(hops)?;
+            socket.set_multicast_loop_v6(true)?;
+        }
+        (true, interface) => {
+            // The example of the paper is no multicast group for the kernel, but may be one for the network.
+            socket.set_broadcast(true)?;
+            socket.set_multicast_ttl_v4(hops)?;
+            socket.set_multicast_loop_v4(true)?;
+            if let Some(IpAddr::V4(interface)) = interface {
+                socket.set_multicast_if_v4(&interface)?;
+            }
         }
     }
     Ok(socket)
 }
 
-/// One socket for each port, in all the groups of that port.
-fn open_input(destination: &Destination, inputs: &mut Vec<(u16, Socket)>) -> std::io::Result<()> {
-    let port = destination.dest.port();
-    let socket = match inputs.iter().position(|(known, _)| *known == port) {
+/// Number of the interface that has this address: what IPv6 names an interface by.
+fn interface_index(addr: Ipv6Addr) -> std::io::Result<u32> {
+    // Address, number, prefix length, scope, flags, name: all but the name in hexadecimal digits.
+    let known = fs::read_to_string("/proc/net/if_inet6")?;
+    let wanted = format!("{:032x}", u128::from(addr));
+    let index = known.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        (words.next()? == wanted).then(|| u32::from_str_radix(words.next()?, 16).ok())?
+    });
+    index.ok_or_else(|| std::io::Error::other(format!("no interface has the address {addr}")))
+}
+
+/// One socket for each port and family, in all the groups of that port.
+fn open_input(destination: &Destination, inputs: &mut Vec<(SocketAddr, Socket)>) -> std::io::Result<()> {
+    let any: IpAddr = match destination.dest {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let local = SocketAddr::new(any, destination.dest.port());
+    let socket = match inputs.iter().position(|(known, _)| *known == local) {
         Some(known) => &inputs[known].1,
         None => {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+            let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
             socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
-            inputs.push((port, socket));
+            if local.is_ipv6() {
+                // The other family may have this port for itself.
+                socket.set_only_v6(true)?;
+            }
+            socket.bind(&local.into())?;
+            inputs.push((local, socket));
             &inputs[inputs.len() - 1].1
         }
     };
     if destination.is_multicast() {
-        let interface = destination.interface.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        socket.join_multicast_v4(destination.dest.ip(), &interface)?;
+        match (destination.dest.ip(), destination.interface) {
+            (IpAddr::V4(group), Some(IpAddr::V4(interface))) => {
+                socket.join_multicast_v4(&group, &interface)?
+            }
+            (IpAddr::V4(group), _) => socket.join_multicast_v4(&group, &Ipv4Addr::UNSPECIFIED)?,
+            (IpAddr::V6(group), Some(IpAddr::V6(interface))) => {
+                socket.join_multicast_v6(&group, interface_index(interface)?)?;
+            }
+            (IpAddr::V6(group), _) => socket.join_multicast_v6(&group, 0)?,
+        }
     }
     Ok(())
 }
 
 /// The address that the system would use towards `to`.
-pub(crate) fn source_towards(to: SocketAddrV4) -> Option<Ipv4Addr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.set_broadcast(true).ok()?;
-    socket.connect(to).ok()?;
-    match socket.local_addr().ok()?.ip() {
-        IpAddr::V4(addr) if !addr.is_unspecified() => Some(addr),
-        _ => None,
+pub(crate) fn source_towards(to: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    if to.is_ipv4() {
+        socket.set_broadcast(true).ok()?;
     }
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|addr| !addr.is_unspecified())
 }
 
 struct Announcer {

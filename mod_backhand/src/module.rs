@@ -2,7 +2,7 @@
 // spec: mod_backhand-httpd24 2, 4
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -207,14 +207,16 @@ fn make_plan(conf: Pool<'_>, main: Server<'_>, global: &Global) -> Result<Plan, 
     let contact = |d: &backhand::Destination| {
         let announced = global.contact.map(|c| c.0).or(d.interface).or_else(|| source_towards(d.dest));
         let addr = announced.filter(|addr| !addr.is_unspecified());
-        let addr = addr.unwrap_or(Ipv4Addr::LOCALHOST);
-        SocketAddrV4::new(addr, d.contact_port.unwrap_or(port))
+        let localhost: IpAddr =
+            if d.dest.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        let addr = addr.unwrap_or(localhost);
+        SocketAddr::new(addr, d.contact_port.unwrap_or(port))
     };
-    let mut contacts: Vec<SocketAddrV4> = global.destinations.iter().map(contact).collect();
+    let mut contacts: Vec<SocketAddr> = global.destinations.iter().map(contact).collect();
     if contacts.is_empty() {
         let (addr, _) =
             global.contact.ok_or("BackhandStatsGroup without MulticastStats needs BackhandContact")?;
-        contacts.push(SocketAddrV4::new(addr, port));
+        contacts.push(SocketAddr::new(addr, port));
     }
     let configured = main.hostname().and_then(|name| std::str::from_utf8(name).ok()).and_then(Name::new);
     let hostname = global

@@ -13,14 +13,21 @@ use crate::module::{Backhand, child};
 use crate::shared;
 
 const STYLE: &str = "body{font:14px sans-serif;margin:1.5em;color:#222}table{border-collapse:collapse}\
-th,td{padding:.25em .6em;text-align:right;border-bottom:1px solid #ddd}th{cursor:pointer;background:#f4f4f4}\
-td:nth-child(2),td:nth-child(3),td:nth-child(4){text-align:left}.gone,.stale,.suspect{color:#999}\
-.self{font-weight:bold}@media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}th{background:#2a2a2a}}";
-/// Sorts by the column that is clicked.
-const SCRIPT: &str = "document.querySelectorAll('th').forEach((h,i)=>h.onclick=()=>{\
-const b=document.querySelector('tbody'),d=h.dataset.d=h.dataset.d==1?-1:1;\
+th,td{padding:.25em .6em;text-align:right;border-bottom:1px solid #ddd}th{background:#f4f4f4}\
+th button{font:inherit;font-weight:bold;color:inherit;border:0;background:none;padding:0;cursor:pointer}\
+th[aria-sort=ascending] button::after{content:' \u{25b2}'}th[aria-sort=descending] button::after{content:' \u{25bc}'}\
+div{overflow-x:auto}\
+td:nth-child(2),td:nth-child(3),td:nth-child(4){text-align:left}.gone,.stale,.suspect{color:#6b6b6b}\
+.self{font-weight:bold}@media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}th{background:#2a2a2a}a{color:#8ab4f8}\
+.gone,.stale,.suspect{color:#9a9a9a}}";
+/// Sorts by the column that is chosen, and again after a refresh.
+const SCRIPT: &str = "const t=document.querySelector('table'),s=(i,d)=>{const b=t.tBodies[0];\
 [...b.rows].sort((x,y)=>{const p=x.cells[i].dataset.v,q=y.cells[i].dataset.v;\
-return d*(isNaN(p)||isNaN(q)?p.localeCompare(q):p-q)}).forEach(r=>b.append(r))})";
+return d*(isNaN(p)||isNaN(q)?p.localeCompare(q):p-q)}).forEach(r=>b.append(r));\
+[...t.tHead.rows[0].cells].forEach((h,j)=>j==i?h.ariaSort=d>0?'ascending':'descending':h.removeAttribute('aria-sort'));\
+try{sessionStorage.sort=i+','+d}catch{}};\
+[...t.tHead.rows[0].cells].forEach((h,i)=>h.firstChild.onclick=()=>s(i,h.ariaSort=='ascending'?-1:1));\
+try{const[i,d]=sessionStorage.sort.split(',');s(+i,+d)}catch{}";
 
 pub(crate) fn show(request: Request<'_>) -> Outcome {
     if !matches!(request.method(), b"GET" | b"HEAD") {
@@ -98,7 +105,8 @@ fn interval_ms(table: &Table<SLOTS_MAX>) -> u32 {
     table.row(0).map_or(0, |row| row.interval_ms)
 }
 
-fn json_page(table: &Table<SLOTS_MAX>) -> String {
+/// The matrix and the counters as JSON: of the page and of the control socket.
+pub(crate) fn json_page(table: &Table<SLOTS_MAX>) -> String {
     let now = sample::now();
     let snapshot = table.snapshot(now);
     let mut servers = Vec::new();
@@ -149,11 +157,16 @@ fn json_page(table: &Table<SLOTS_MAX>) -> String {
 fn html_page(request: Request<'_>, table: &Table<SLOTS_MAX>, refresh: Option<u32>) -> String {
     let now = sample::now();
     let snapshot = table.snapshot(now);
-    let mut page = String::from("<!DOCTYPE html>\n<html lang=\"en\"><head><title>Backhand</title>");
+    let mut page = String::from(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta name=\"viewport\" content=\"width=device-width\"><title>Backhand</title>",
+    );
     if let Some(secs) = refresh {
         let _ = write!(page, "<meta http-equiv=\"refresh\" content=\"{secs}\">");
     }
-    let _ = write!(page, "<style>{STYLE}</style></head><body><h1>Backhand</h1>\n<table><thead><tr>");
+    let _ = write!(
+        page,
+        "<style>{STYLE}</style></head><body><h1>Backhand</h1>\n<div role=\"region\" aria-label=\"Servers\" tabindex=\"0\"><table><thead><tr>"
+    );
     for title in [
         "slot",
         "host",
@@ -175,7 +188,7 @@ fn html_page(request: Request<'_>, table: &Table<SLOTS_MAX>, refresh: Option<u32
         "sent",
         "mean ms",
     ] {
-        let _ = write!(page, "<th>{title}</th>");
+        let _ = write!(page, "<th scope=\"col\"><button type=\"button\">{title}</button></th>");
     }
     page.push_str("</tr></thead><tbody>\n");
     for (slot, server) in snapshot.slots.iter().enumerate() {
@@ -183,7 +196,7 @@ fn html_page(request: Request<'_>, table: &Table<SLOTS_MAX>, refresh: Option<u32
             html_row(&mut page, slot, server, now);
         }
     }
-    page.push_str("</tbody></table>\n");
+    page.push_str("</tbody></table></div>\n");
     let _ = writeln!(
         page,
         "<p>mod_backhand {}, announcements every {} ms, manager process {}; <a href=\"?json\">JSON</a>, \

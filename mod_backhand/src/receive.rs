@@ -1,7 +1,7 @@
 //! Requests that another server sent.
 // spec: mod_backhand 9.3
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::hop::{Signed, verify};
@@ -53,11 +53,13 @@ pub(crate) fn post_read(request: Request<'_>) {
     let Some((child, table)) = child().zip(shared::table()) else { return };
     let plan = &child.plan;
     let peer = request.peer();
-    let is_peer = |from: SocketAddrV4| {
-        let ip = *from.ip();
+    let is_peer = |from: SocketAddr| {
+        let ip = from.ip();
         let known =
-            || table.snapshot(sample::now()).slots.iter().flatten().any(|s| *s.stat.contact.ip() == ip);
-        peer == Some(IpAddr::V4(ip)) && plan.global.networks.iter().any(|n| n.contains(ip)) && known()
+            || table.snapshot(sample::now()).slots.iter().flatten().any(|s| s.stat.contact.ip() == ip);
+        peer.map(|p| p.to_canonical()) == Some(ip)
+            && plan.global.networks.iter().any(|n| n.contains(ip))
+            && known()
     };
     let target = target(request.unparsed_uri()).unwrap_or_default();
     let from = verify(value, sample::now(), &plan.global.keys, signed(request, target), is_peer);

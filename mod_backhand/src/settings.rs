@@ -2,14 +2,14 @@
 // spec: mod_backhand 2
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
-use backhand::acl::parse_port;
+use backhand::acl::parse_contact;
 use backhand::matrix::SLOTS_MAX;
 use backhand::{Chain, Destination, Function, Key, Micros, Name, Network};
 use httpd::{DirDirective, Directive, Level, Log, Scope};
@@ -28,7 +28,7 @@ pub(crate) struct Global {
     pub(crate) interval: Duration,
     pub(crate) slots: usize,
     pub(crate) server_timeout: Duration,
-    pub(crate) contact: Option<(Ipv4Addr, Option<u16>)>,
+    pub(crate) contact: Option<(IpAddr, Option<u16>)>,
     pub(crate) hostname: Option<Name>,
     pub(crate) group: Option<String>,
     pub(crate) daemon: spread::Address,
@@ -326,11 +326,7 @@ global!(SERVER_TIMEOUT, c"BackhandServerTimeout", c"a time", 1..=1, |c, _, w| {
 global!(CONTACT, c"BackhandContact", c"[http://]address[:port]", 1..=1, |c, _, w| {
     let word = first(w)?;
     let word = word.strip_prefix("http://").unwrap_or(word);
-    let (addr, port) = match word.split_once(':') {
-        Some((addr, port)) => (addr, Some(parse_port(port)?)),
-        None => (word, None),
-    };
-    c.contact = Some((addr.parse().map_err(|_| format!("\"{addr}\" is not an IPv4 address"))?, port));
+    c.contact = Some(parse_contact(word)?);
     Ok(())
 });
 global!(HOSTNAME, c"BackhandHostname", c"a host name", 1..=1, |c, _, w| {
@@ -443,7 +439,7 @@ pub(crate) fn micros(time: Duration) -> Micros {
 pub(crate) struct Plan {
     pub(crate) global: Global,
     /// Contacts by destination; the first is this server's.
-    pub(crate) contacts: Vec<SocketAddrV4>,
+    pub(crate) contacts: Vec<SocketAddr>,
     pub(crate) hostname: Name,
     pub(crate) arriba_file: Option<PathBuf>,
     pub(crate) log: Log,

@@ -116,6 +116,14 @@ impl Webs {
         self.apaches[usize::from(n) - 1] = None;
     }
 
+    /// Ends number `n` from 1 with SIGTERM and waits.
+    ///
+    /// # Errors
+    /// If it does not end within `limit`.
+    pub fn stop(&mut self, n: u8, limit: Duration) -> anyhow::Result<()> {
+        self.apaches[usize::from(n) - 1].take().map_or(Ok(()), |apache| apache.stop(limit))
+    }
+
     /// Number `n` from 1.
     ///
     /// # Panics
@@ -225,7 +233,7 @@ pub fn get(to: SocketAddr, target: &str) -> anyhow::Result<Answer> {
 /// # Errors
 /// If there is no whole answer.
 pub fn request(from: Option<Ipv4Addr>, to: SocketAddr, head: &str, body: &[u8]) -> anyhow::Result<Answer> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     if let Some(from) = from {
         socket.bind(&SocketAddrV4::new(from, 0).into())?;
     }
@@ -275,7 +283,7 @@ impl Pretender {
         socket.set_multicast_if_v4(&addr)?;
         let stat = ServerStat {
             hostname: Name::new(name).context("not a host name")?,
-            contact: SocketAddrV4::new(addr, port),
+            contact: SocketAddr::from((addr, port)),
             nservers: 10,
             aservers: 10,
             ..ServerStat::default()

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -164,7 +166,7 @@ fn broadcasts_are_accepted_from_the_addresses_of_the_paper() {
              MulticastStats {interface}240.220.221.20:4445,3\nAcceptStats 10.0.5.1\nAcceptStats 10.0.5.128/25\n\
              <Location /backhand/>\n  SetHandler backhand-handler\n</Location>\n"
         );
-        let listen = std::net::SocketAddr::from((Ipv4Addr::new(10, 0, 5, last), 80));
+        let listen = SocketAddr::from((Ipv4Addr::new(10, 0, 5, last), 80));
         let setup = Setup { name: name.into(), listen, mpm: Mpm::Event, config };
         let reachable = |addr| host.enter(move || TcpStream::connect(addr).is_ok()).unwrap().join().unwrap();
         apaches.push(Apache::start(dir.path(), setup, |program| host.command(program), reachable).unwrap());
@@ -195,7 +197,7 @@ fn a_folder_that_is_away_stops_the_start() {
         dir.path().display()
     );
     let setup = Setup { name: "web".into(), listen: free_address().unwrap(), mpm: Mpm::Event, config };
-    let mut command = std::process::Command::new("apache2");
+    let mut command = Command::new("apache2");
     // Writes the files; the lines themselves are good.
     assert!(configtest(dir.path(), &setup).unwrap().0);
     let output =
@@ -482,8 +484,7 @@ fn with_all_candidates_dead_the_local_handler_gets_the_whole_body() {
     let file = webs.dir().join("body");
     for body in [&body[..], b"abc", b""] {
         fs::write(&file, body).unwrap();
-        let sum =
-            std::process::Command::new("md5sum").stdin(fs::File::open(&file).unwrap()).output().unwrap();
+        let sum = Command::new("md5sum").stdin(fs::File::open(&file).unwrap()).output().unwrap();
         let sum = String::from_utf8(sum.stdout).unwrap();
         let head = format!(
             "POST /sum.cgi HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
@@ -834,9 +835,13 @@ fn the_page_shows_the_matrix() {
     let page = get(web, "/backhand/?refresh=3").unwrap();
     assert_eq!(page.header("Content-Type"), Some("text/html; charset=utf-8"));
     assert_eq!(page.header("Cache-Control"), Some("no-store"));
-    for part in
-        ["www-1.test", "www-2.test", "content=\"3\"", "Chain outside of sections: byAge", "<th>load</th>"]
-    {
+    for part in [
+        "www-1.test",
+        "www-2.test",
+        "content=\"3\"",
+        "Chain outside of sections: byAge",
+        "<button type=\"button\">load</button>",
+    ] {
         assert!(page.body.contains(part), "{part}: {}", page.body);
     }
     for (path, chain) in
@@ -856,6 +861,160 @@ fn the_page_shows_the_matrix() {
     let head = "POST /backhand/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert_eq!(request(None, web, head, b"").unwrap().status, 405);
     assert_eq!(get(web, "/backhand/closed").unwrap().status, 403);
+}
+
+/// What a client and a server must not notice: the MPM, HTTP/2 at the front, big bodies both ways, upgrades.
+fn everything_passes(mpm: Mpm) {
+    let webs = Webs::start(2, mpm, |n, root| {
+        let echo = root.join("echo.cgi");
+        fs::write(&echo, "#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\ncksum\n").unwrap();
+        fs::set_permissions(&echo, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(root.join("htdocs/large"), vec![b'x'; 5_000_000]).unwrap();
+        let chain =
+            if n == 1 { "<Location />\nBackhand byAge 2\nBackhand removeSelf\n</Location>\n" } else { "" };
+        // mod_http2 and prefork do not go together.
+        let h2 = if mpm == Mpm::Prefork {
+            ""
+        } else {
+            "LoadModule http2_module /usr/lib/apache2/modules/mod_http2.so\nProtocols h2c http/1.1\n"
+        };
+        format!(
+            "LoadModule cgi_module /usr/lib/apache2/modules/mod_cgi.so\n{h2}{chain}\
+             ScriptAlias /echo {}\n<Location /echo>\nRequire all granted\n</Location>\n\
+             <Location /backhand/>\nBackhand off\n</Location>\n",
+            echo.display()
+        )
+    })
+    .unwrap();
+    webs.wait_all_up().unwrap();
+    let front = webs.web(1).address();
+    let curl = |args: &[&str], path: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "--max-time", "20"]).args(args).arg(format!("http://{front}{path}"));
+        let output = curl.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    let body = webs.dir().join("body");
+    fs::write(&body, vec![b'y'; 1_000_000]).unwrap();
+    let upload = format!("@{}", body.display());
+    let versions: &[&[&str]] =
+        if mpm == Mpm::Prefork { &[&["--http1.1"]] } else { &[&["--http1.1"], &["--http2-prior-knowledge"]] };
+    let mut proxied = 0;
+    for version in versions {
+        assert_eq!(curl(version, "/who"), b"www-2\n", "{version:?}");
+        assert_eq!(curl(version, "/large").len(), 5_000_000, "{version:?}");
+        for chunked in [&[][..], &["-H", "Transfer-Encoding: chunked"][..]] {
+            // HTTP/2 has no chunks, and curl says so itself.
+            if !chunked.is_empty() && version[0] != "--http1.1" {
+                continue;
+            }
+            let args = [version, &["--data-binary", upload.as_str(), "-H", "Expect:"][..], chunked].concat();
+            let answer = String::from_utf8(curl(&args, "/echo")).unwrap();
+            assert!(answer.ends_with(" 1000000\n"), "{args:?}: {answer}");
+            proxied += 1;
+        }
+        proxied += 2;
+    }
+    assert_eq!(counter(webs.web(1), "proxied").unwrap(), proxied);
+    // An upgrade is never passed on: this server answers, and the connection goes on as it was.
+    let head = "GET /who HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\
+                GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answers = request(None, front, head, b"").unwrap();
+    assert_eq!(answers.status, 200, "{answers:?}");
+    assert!(answers.body.starts_with("www-1\n") && answers.body.ends_with("www-2\n"), "{answers:?}");
+    assert_eq!(counter(webs.web(1), "proxied").unwrap(), proxied + 1);
+}
+
+#[test]
+fn everything_passes_with_worker_and_http2() {
+    everything_passes(Mpm::Worker);
+}
+
+#[test]
+fn everything_passes_with_event_and_http2() {
+    everything_passes(Mpm::Event);
+}
+
+#[test]
+fn everything_passes_with_prefork() {
+    everything_passes(Mpm::Prefork);
+}
+
+#[test]
+fn the_control_socket_answers_and_goes_with_the_server() {
+    let mut webs = Webs::start(2, Mpm::Event, no_lines).unwrap();
+    webs.wait_all_up().unwrap();
+    let path = webs.dir().join("www-1/sockets/mod_backhand-control");
+    let ask = || -> anyhow::Result<serde_json::Value> {
+        let mut text = String::new();
+        UnixStream::connect(&path)?.read_to_string(&mut text)?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    let mut names = up(&ask().unwrap()).into_iter().map(str::to_owned).collect::<Vec<_>>();
+    names.sort();
+    assert_eq!(names, ["www-1.test", "www-2.test"]);
+    let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    // The next manager has it too.
+    webs.web(1).graceful().unwrap();
+    wait::until("the new manager", LIMIT, || match ask() {
+        Ok(page) if page["counters"]["manager_starts"] == 2 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .unwrap();
+    webs.stop(1, LIMIT).unwrap();
+    wait::until("the socket to go", LIMIT, || if path.exists() { Err(()) } else { Ok(()) }).unwrap();
+}
+
+#[test]
+fn servers_announce_themselves_and_proxy_over_ipv6() {
+    if let Some(reason) = netns::unavailable() {
+        println!("not run: {reason}");
+        return;
+    }
+    let net = Net::new(2).unwrap();
+    let dir = tempfile::Builder::new().prefix("backhand-v6-").tempdir().unwrap();
+    let start = |n: usize| {
+        let (host, addr) = (net.host(n), format!("fd77::{}", n + 1));
+        let prefix = format!("{addr}/64");
+        // Without waiting whether somebody else has the address.
+        let added =
+            host.command("ip").args(["addr", "add", &prefix, "dev", "eth0", "nodad"]).status().unwrap();
+        assert!(added.success());
+        let config = format!(
+            "{}TypesConfig /dev/null\nBackhandHostname www-{n}.test\nBackhandInterval 200ms\nBackhandArriba 100\n\
+             MulticastStats {addr} [ff05::77]:4445,3\nAcceptStats fd77::/64\n\
+             <Location /backhand/>\nSetHandler backhand-handler\n</Location>\n{OTHERS}",
+            load_modules().unwrap(),
+        );
+        let listen = SocketAddr::new(addr.parse().unwrap(), 80);
+        let setup = Setup { name: format!("www-{n}"), listen, mpm: Mpm::Event, config };
+        let reachable = |addr| host.enter(move || TcpStream::connect(addr).is_ok()).unwrap().join().unwrap();
+        let apache = Apache::start(dir.path(), setup, |program| host.command(program), reachable).unwrap();
+        fs::write(apache.root().join("htdocs/who"), format!("www-{n}\n")).unwrap();
+        apache
+    };
+    let ask = |n: usize, address: SocketAddr, target: &'static str| {
+        net.host(n).enter(move || get(address, target)).unwrap().join().unwrap()
+    };
+    let apaches = [start(0), start(1)];
+    wait::until("service by the other one", LIMIT, || match ask(0, apaches[0].address(), "/who") {
+        Ok(answer) if answer.body == "www-1\n" => Ok(()),
+        other => Err(format!("{other:?} {}", apaches[0].error_log())),
+    })
+    .unwrap();
+    let page = |n: usize| -> serde_json::Value {
+        serde_json::from_str(&ask(n, apaches[n].address(), "/backhand/?json").unwrap().body).unwrap()
+    };
+    let seen = page(0);
+    let mut contacts = seen["servers"].as_array().unwrap().iter().map(|s| s["contact"].as_str().unwrap());
+    assert!(contacts.any(|contact| contact == "[fd77::2]:80"), "{seen}");
+    // The other one believed the hop: the connection came from an address that is announced.
+    let seen = page(1);
+    assert!(seen["counters"]["hop_in"].as_u64().unwrap() > 0, "{seen}");
+    assert_eq!(seen["counters"]["hop_forged"], 0, "{seen}");
 }
 
 #[test]

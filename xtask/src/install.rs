@@ -16,6 +16,8 @@ pub(crate) const APACHE: &[Package] = &[
     ("libclang-dev", "/usr/share/doc/libclang-dev"),
     ("gcc", "gcc"),
     ("libc6-dev", "/usr/include/stdio.h"),
+    // A client that speaks HTTP/2.
+    ("curl", "curl"),
 ];
 
 /// To make hosts in network namespaces and cut the network between them.

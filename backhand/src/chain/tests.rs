@@ -1,4 +1,4 @@
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ fn server(number: u8) -> Server {
     let stat = ServerStat {
         hostname: Name::new(&format!("www-{number}.example.com")).unwrap(),
         mtime: NOW,
-        contact: SocketAddrV4::new(Ipv4Addr::new(10, 0, 5, 10 + number), 80),
+        contact: SocketAddr::new(Ipv4Addr::new(10, 0, 5, 10 + number).into(), 80),
         nservers: 10,
         aservers: 10,
         ..ServerStat::default()
