@@ -187,7 +187,7 @@ impl Writer {
 
     fn event(&mut self, group: &Bytes, event: Event) {
         match event {
-            Event::Line(line) => {
+            Event::Line { line, origin: _ } => {
                 self.waiting.get_or_insert_with(Instant::now);
                 self.unsynced += 1;
                 self.bytes += line.len() as u64;
@@ -207,7 +207,7 @@ impl Writer {
                 };
                 warn!(%source, group, from, to, lines, reason, "GAP: lines are missing here.");
             }
-            Event::End { source, group, last, complete } => {
+            Event::End { source, group, last, next: _, complete } => {
                 let group = text(&group);
                 if complete {
                     debug!(%source, group, last, "Source ended, all its lines are written.");
@@ -215,6 +215,7 @@ impl Writer {
                     warn!(%source, group, last, "GAP: a source ended before its last lines arrived.");
                 }
             }
+            Event::Duplicate { .. } | Event::Rotate { .. } => {}
             Event::Reject(why) => self.reject(why),
         }
     }

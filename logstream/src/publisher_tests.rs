@@ -350,7 +350,7 @@ impl Witness {
         self.sequencer.handle_message(now, sender, &GROUP, audit, t.mess_type, t.payload.clone(), &mut out);
         for output in out {
             match output {
-                Output::Line(line) => {
+                Output::Line { line, .. } => {
                     let text = String::from_utf8_lossy(&line);
                     self.lines
                         .push(text.trim().strip_prefix("line ").expect("ours").parse().expect("number"));
@@ -358,6 +358,7 @@ impl Witness {
                 Output::Gap { from, to, .. } => self.missing.extend(from..=to),
                 Output::Source { first, .. } => self.first = self.first.or(Some(first)),
                 Output::End { complete, .. } => assert!(complete),
+                Output::Duplicate { .. } | Output::Rotate { .. } => {}
                 Output::Reject(why) => panic!("{why}"),
             }
         }

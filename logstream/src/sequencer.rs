@@ -5,7 +5,7 @@
 //! depend on the stream alone: two writers that receive the same messages write the same bytes.
 // spec: log_writer L-4
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +13,10 @@ use bytes::Bytes;
 use crate::frame::{ANYONE, FLAG_LAST, FLAG_RESEND, FLAG_STRICT, Frame, Kind, SourceId};
 use crate::{MESSAGE_BYTES_MAX, number_of};
 
-/// Most (source, group) pairs that are remembered; the longest silent one is forgotten for a new one.
+/// Most sources of one group that are remembered; the longest silent ones are forgotten for new ones.
 pub const SOURCES_MAX: usize = 65_536;
+/// Most sources of one group that are remembered after their end, see [`Sequencer::remember_ended`].
+pub const ENDED_MAX: usize = 262_144;
 /// A source that was silent for this long is forgotten: its process is gone.
 const SILENT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Time between two requests to send again to the same source.
@@ -26,7 +28,19 @@ const WISHES_MAX: u32 = 10;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
     /// Write this line (it ends with a line feed).
-    Line(Bytes),
+    Line {
+        /// The bytes.
+        line: Bytes,
+        /// Its source and number; `None` for a line without a number.
+        origin: Option<(SourceId, u64)>,
+    },
+    /// A line that is in the log already; it was left out.
+    Duplicate {
+        /// The source.
+        source: SourceId,
+        /// Number of the line.
+        seq: u64,
+    },
     /// A source is new to this writer; its lines before `first` were never this writer's to write.
     Source {
         /// The source.
@@ -59,8 +73,15 @@ pub enum Output {
         group: Bytes,
         /// Its last number.
         last: u64,
+        /// The number that would have been written next.
+        next: u64,
         /// Every line up to the last was written.
         complete: bool,
+    },
+    /// A log writer asks all to begin new files here, for the period that begins at this time (seconds since 1970).
+    Rotate {
+        /// Begin of the new period.
+        at: i64,
     },
     /// Something that is no message of the log.
     Reject(&'static str),
@@ -101,13 +122,24 @@ pub struct Counters {
 pub struct Sequencer {
     /// Who this writer is: the same over restarts.
     me: SourceId,
-    sources: BTreeMap<(Bytes, SourceId), Source>,
-    /// (sender, group) of plain lines -> source and number of the next one.
-    cursors: BTreeMap<(Bytes, Bytes), (SourceId, u64)>,
-    /// (sender, group) whose numbers are not known: they are asked to say hello.
-    unknown: BTreeMap<(Bytes, Bytes), Wish>,
+    groups: BTreeMap<Bytes, Group>,
+    remember_ended: bool,
     counters: Counters,
     urgent: bool,
+}
+
+/// What is known about one log group.
+#[derive(Debug, Default)]
+struct Group {
+    sources: BTreeMap<SourceId, Source>,
+    /// Sender of plain lines -> source and number of the next one.
+    cursors: BTreeMap<Bytes, (SourceId, u64)>,
+    /// Senders whose numbers are not known: they are asked to say hello.
+    unknown: BTreeMap<Bytes, Wish>,
+    /// Sources that are gone -> number of the next line.
+    ended: BTreeMap<SourceId, u64>,
+    /// In the order of their ends.
+    ended_order: VecDeque<SourceId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,8 +160,8 @@ struct Source {
 }
 
 /// What a frame or a plain line is for the log.
-struct Arrival<'a> {
-    group: &'a Bytes,
+#[derive(Clone, Copy)]
+struct Arrival {
     source: SourceId,
     seq: u64,
     strict: bool,
@@ -141,9 +173,8 @@ impl Sequencer {
     pub fn new(me: SourceId) -> Self {
         Self {
             me,
-            sources: BTreeMap::new(),
-            cursors: BTreeMap::new(),
-            unknown: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            remember_ended: false,
             counters: Counters::default(),
             urgent: false,
         }
@@ -154,15 +185,36 @@ impl Sequencer {
         self.me
     }
 
+    /// Remembers the position of sources after their end, so that lines which come again later (a spool that is
+    /// replayed) are known as duplicates. At most [`ENDED_MAX`] for each group.
+    pub fn remember_ended(&mut self) {
+        self.remember_ended = true;
+    }
+
     /// Restores the position of a source from a state file.
     pub fn restore(&mut self, group: Bytes, source: SourceId, next: u64) {
         let source_state = Source { dirty: false, ..Source::new(next, Bytes::new(), Duration::ZERO) };
-        self.sources.insert((group, source), source_state);
+        self.groups.entry(group).or_default().sources.insert(source, source_state);
+    }
+
+    /// Restores the position of a source that has ended.
+    pub fn restore_ended(&mut self, group: Bytes, source: SourceId, next: u64) {
+        let group = self.groups.entry(group).or_default();
+        if !group.sources.contains_key(&source) {
+            group.end(source, next);
+        }
     }
 
     /// Positions to keep in a state file: group, source, next number.
     pub fn positions(&self) -> impl Iterator<Item = (&Bytes, SourceId, u64)> {
-        self.sources.iter().map(|((group, source), s)| (group, *source, s.next))
+        self.groups.iter().flat_map(|(name, g)| g.sources.iter().map(move |(id, s)| (name, *id, s.next)))
+    }
+
+    /// Positions of sources that have ended, oldest first within a group.
+    pub fn ended(&self) -> impl Iterator<Item = (&Bytes, SourceId, u64)> {
+        self.groups.iter().flat_map(|(name, g)| {
+            g.ended_order.iter().filter_map(move |id| Some((name, *id, *g.ended.get(id)?)))
+        })
     }
 
     /// Takes one message. `group` is the log group, also when the message came in its audit group (`audit`).
@@ -177,250 +229,39 @@ impl Sequencer {
         payload: Bytes,
         out: &mut Vec<Output>,
     ) {
-        if Frame::looks_like(&payload) {
-            self.frames(now, sender, group, audit, payload, out);
-        } else if audit {
-            self.reject("a message in an audit group that is no frame", out);
-        } else if payload.is_empty() {
-            self.reject("an empty message", out);
-        } else if number_of(mess_type, 1).is_some() {
-            self.numbered(now, sender, group, mess_type, payload, out);
-        } else {
-            self.counters.unnumbered += 1;
-            self.line(payload, out);
+        if !self.groups.contains_key(group) {
+            self.groups.insert(group.clone(), Group::default());
         }
-    }
-
-    fn frames(
-        &mut self,
-        now: Duration,
-        sender: &Bytes,
-        group: &Bytes,
-        audit: bool,
-        mut payload: Bytes,
-        out: &mut Vec<Output>,
-    ) {
-        while !payload.is_empty() {
-            let Ok(frame) = Frame::decode(&mut payload) else {
-                return self.reject("a broken frame", out);
-            };
-            let strict = frame.flags & FLAG_STRICT != 0;
-            let arrival = Arrival { group, source: frame.source, seq: frame.seq, strict };
-            match frame.kind {
-                Kind::Lines => {
-                    for (seq, line) in (frame.seq..).zip(frame.records()) {
-                        self.arrive(now, sender, &Arrival { seq, ..arrival }, line, out);
-                    }
-                }
-                Kind::Hello => self.hello(now, sender, &arrival, audit, &frame, out),
-                Kind::Gap => self.gap(now, sender, &arrival, frame.number("to"), out),
-                Kind::Goodbye => self.goodbye(sender, &arrival, out),
-                Kind::Ack | Kind::Summary | Kind::Rotate | Kind::Barrier => {}
-            }
-        }
-    }
-
-    /// A plain line whose number was told in the audit group, and is repeated in part in the message type.
-    fn numbered(
-        &mut self,
-        now: Duration,
-        sender: &Bytes,
-        group: &Bytes,
-        mess_type: i16,
-        line: Bytes,
-        out: &mut Vec<Output>,
-    ) {
-        let key = (sender.clone(), group.clone());
-        match self.cursors.get_mut(&key) {
-            Some((source, next)) => {
-                let seq = number_of(mess_type, *next).unwrap_or(*next);
-                *next = seq.saturating_add(1);
-                let arrival = Arrival { group, source: *source, seq, strict: true };
-                self.arrive(now, sender, &arrival, &line, out);
-            }
-            None => {
-                self.counters.early += 1;
-                self.wish(key);
-            }
-        }
-    }
-
-    /// One numbered line.
-    fn arrive(
-        &mut self,
-        now: Duration,
-        sender: &Bytes,
-        arrival: &Arrival<'_>,
-        line: &Bytes,
-        out: &mut Vec<Output>,
-    ) {
-        let known = self.sources.contains_key(&arrival.key());
-        if !known && !arrival.strict {
-            self.meet(now, sender, arrival, arrival.seq, Bytes::new(), out);
-        }
-        let Some(source) = self.sources.get_mut(&arrival.key()) else {
-            // It keeps its lines: its hello will say where to begin.
-            self.counters.early += 1;
-            return self.wish((sender.clone(), arrival.group.clone()));
+        let Some(state) = self.groups.get_mut(group) else { return };
+        let mut step = Step {
+            now,
+            sender,
+            name: group,
+            group: state,
+            remember_ended: self.remember_ended,
+            counters: &mut self.counters,
+            urgent: &mut self.urgent,
+            out,
         };
-        source.hear(now, sender, arrival.strict);
-        if arrival.seq < source.next {
-            self.counters.duplicates += 1;
-            return;
-        }
-        if arrival.seq > source.next {
-            if arrival.strict {
-                self.counters.early += 1;
-                source.resend = true;
-                return;
-            }
-            self.missing(arrival, arrival.seq - 1, GapReason::Lost, out);
-        }
-        if let Some(source) = self.sources.get_mut(&arrival.key()) {
-            source.next = arrival.seq + 1;
-        }
-        self.line(line.clone(), out);
-    }
-
-    fn hello(
-        &mut self,
-        now: Duration,
-        sender: &Bytes,
-        arrival: &Arrival<'_>,
-        audit: bool,
-        frame: &Frame,
-        out: &mut Vec<Output>,
-    ) {
-        self.urgent = true;
-        // Numbers begin at 1; a hello that says otherwise is read as if it said so.
-        let next = frame.seq.max(1);
-        let first = frame.number("first").unwrap_or(next).clamp(1, next);
-        self.unknown.remove(&(sender.clone(), arrival.group.clone()));
-        if !self.sources.contains_key(&arrival.key()) {
-            let about = frame.records().first().cloned().unwrap_or_default();
-            self.meet(now, sender, arrival, first, about, out);
-        }
-        // Plain lines of a loose source carry no numbers: those before this hello were written as they came.
-        if let Some(source) = self.sources.get_mut(&arrival.key()).filter(|s| audit && !s.strict) {
-            source.next = source.next.max(if arrival.strict { first } else { next });
-        }
-        if self.sources.get(&arrival.key()).is_some_and(|s| first > s.next) {
-            let reason = if arrival.strict { GapReason::Elsewhere } else { GapReason::Lost };
-            self.missing(arrival, first - 1, reason, out);
-        }
-        if self.cursors.len() < SOURCES_MAX
-            || self.cursors.contains_key(&(sender.clone(), arrival.group.clone()))
-        {
-            self.cursors.insert((sender.clone(), arrival.group.clone()), (arrival.source, next));
-        }
-        if let Some(source) = self.sources.get_mut(&arrival.key()) {
-            source.hear(now, sender, arrival.strict);
-            // The source may have begun anew from a resend: what is asked for is judged by this hello.
-            source.resend = arrival.strict && next > source.next;
-        }
-    }
-
-    fn gap(
-        &mut self,
-        now: Duration,
-        sender: &Bytes,
-        arrival: &Arrival<'_>,
-        to: Option<u64>,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(to) = to.filter(|to| *to >= arrival.seq && *to < u64::MAX) else {
-            return self.reject("a gap without numbers", out);
-        };
-        if let Some((source, next)) = self.cursors.get_mut(&(sender.clone(), arrival.group.clone()))
-            && *source == arrival.source
-        {
-            *next = (*next).max(to + 1);
-        }
-        if !self.sources.contains_key(&arrival.key()) {
-            if arrival.strict {
-                return self.wish((sender.clone(), arrival.group.clone()));
-            }
-            self.meet(now, sender, arrival, arrival.seq, Bytes::new(), out);
-        }
-        let Some(source) = self.sources.get_mut(&arrival.key()) else { return };
-        source.hear(now, sender, arrival.strict);
-        if arrival.seq > source.next && arrival.strict {
-            source.resend = true;
-        } else if to >= source.next {
-            if arrival.seq > source.next {
-                self.missing(arrival, arrival.seq - 1, GapReason::Lost, out);
-            }
-            self.missing(arrival, to, GapReason::Publisher, out);
-        }
-    }
-
-    fn goodbye(&mut self, sender: &Bytes, arrival: &Arrival<'_>, out: &mut Vec<Output>) {
-        self.cursors.remove(&(sender.clone(), arrival.group.clone()));
-        self.unknown.remove(&(sender.clone(), arrival.group.clone()));
-        if let Some(source) = self.sources.remove(&arrival.key()) {
-            let complete = source.next > arrival.seq;
-            let (source, group) = (arrival.source, arrival.group.clone());
-            out.push(Output::End { source, group, last: arrival.seq, complete });
-        }
-    }
-
-    /// Declares everything from the expected number to `to` as missing.
-    fn missing(&mut self, arrival: &Arrival<'_>, to: u64, reason: GapReason, out: &mut Vec<Output>) {
-        let Some(source) = self.sources.get_mut(&arrival.key()) else { return };
-        let from = source.next;
-        if to < from {
-            return;
-        }
-        source.next = to + 1;
-        self.counters.missing = self.counters.missing.saturating_add(to - from + 1);
-        out.push(Output::Gap { source: arrival.source, group: arrival.group.clone(), from, to, reason });
-    }
-
-    fn meet(
-        &mut self,
-        now: Duration,
-        sender: &Bytes,
-        arrival: &Arrival<'_>,
-        first: u64,
-        about: Bytes,
-        out: &mut Vec<Output>,
-    ) {
-        if self.sources.len() >= SOURCES_MAX {
-            let silent = self.sources.iter().min_by_key(|(_, s)| s.heard).map(|(key, _)| key.clone());
-            if let Some(key) = silent {
-                self.sources.remove(&key);
-            }
-        }
-        self.sources.insert(arrival.key(), Source::new(first, sender.clone(), now));
-        out.push(Output::Source { source: arrival.source, group: arrival.group.clone(), first, about });
-    }
-
-    /// A sender that keeps its lines, but whose numbers are not known: it must say hello again.
-    fn wish(&mut self, key: (Bytes, Bytes)) {
-        if self.unknown.len() < SOURCES_MAX {
-            self.unknown.entry(key).or_default();
-        }
-    }
-
-    fn line(&mut self, payload: Bytes, out: &mut Vec<Output>) {
-        self.counters.lines += 1;
-        out.push(Output::Line(payload));
-    }
-
-    fn reject(&mut self, why: &'static str, out: &mut Vec<Output>) {
-        self.counters.rejected += 1;
-        out.push(Output::Reject(why));
+        step.message(audit, mess_type, payload);
     }
 
     /// The own session was lost: plain lines may have been missed, so their numbers are unknown until the next hello.
     pub fn handle_session_lost(&mut self) {
-        self.cursors.clear();
-        self.unknown.clear();
+        for group in self.groups.values_mut() {
+            group.cursors.clear();
+            group.unknown.clear();
+        }
     }
 
     /// Forgets sources that were silent for a day. To be called now and then.
     pub fn forget_silent(&mut self, now: Duration) {
-        self.sources.retain(|_, s| now.saturating_sub(s.heard) < SILENT_MAX);
+        let remember = self.remember_ended;
+        for group in self.groups.values_mut() {
+            let silent = |s: &Source| now.saturating_sub(s.heard) >= SILENT_MAX;
+            let ids = group.sources.iter().filter(|(_, s)| silent(s)).map(|(id, _)| *id).collect();
+            group.forget(remember, ids);
+        }
     }
 
     /// True once after a source said where it stands: it waits for an answer.
@@ -430,7 +271,9 @@ impl Sequencer {
 
     /// True when [`Sequencer::acks`] would give something, or will after a short time.
     pub fn wants_acks(&self) -> bool {
-        !self.unknown.is_empty() || self.sources.values().any(|s| s.dirty || s.resend)
+        self.groups
+            .values()
+            .any(|g| !g.unknown.is_empty() || g.sources.values().any(|s| s.dirty || s.resend))
     }
 
     /// Acknowledgements and requests: receiver (private group) and message. An acknowledgement covers everything
@@ -441,43 +284,50 @@ impl Sequencer {
 
     /// The last acknowledgements, to all sources: this writer ends in order and is not to be waited for.
     pub fn farewells(&mut self, now: Duration) -> Vec<(Bytes, Bytes)> {
-        self.unknown.clear();
-        self.sources.values_mut().for_each(|s| (s.dirty, s.resend) = (true, false));
+        for group in self.groups.values_mut() {
+            group.unknown.clear();
+            group.sources.values_mut().for_each(|s| (s.dirty, s.resend) = (true, false));
+        }
         self.answers(now, FLAG_LAST)
     }
 
     fn answers(&mut self, now: Duration, all_flags: u8) -> Vec<(Bytes, Bytes)> {
         let mut messages: BTreeMap<Bytes, Vec<Bytes>> = BTreeMap::new();
-        for ((group, id), source) in &mut self.sources {
-            let ask = source.resend && source.asked.is_none_or(|at| now >= at + ASK_EVERY);
-            if !(source.dirty || ask) || source.sender.is_empty() {
-                continue;
+        let Self { groups, counters, me, .. } = self;
+        for (name, group) in groups {
+            for (id, source) in &mut group.sources {
+                let ask = source.resend && source.asked.is_none_or(|at| now >= at + ASK_EVERY);
+                if !(source.dirty || ask) || source.sender.is_empty() {
+                    continue;
+                }
+                source.dirty = false;
+                let mut flags = all_flags;
+                if ask {
+                    source.asked = Some(now);
+                    counters.asked += 1;
+                    flags |= FLAG_RESEND;
+                }
+                let frame = Frame::encode(Kind::Ack, flags, *id, source.next - 1, 0, &[name, &me.0]);
+                messages.entry(source.sender.clone()).or_default().extend(frame);
             }
-            source.dirty = false;
-            let mut flags = all_flags;
-            if ask {
-                source.asked = Some(now);
-                self.counters.asked += 1;
-                flags |= FLAG_RESEND;
-            }
-            if let Some(frame) =
-                Frame::encode(Kind::Ack, flags, *id, source.next - 1, 0, &[group, &self.me.0])
-            {
-                messages.entry(source.sender.clone()).or_default().push(frame);
-            }
-        }
-        self.unknown.retain(|_, wish| wish.times < WISHES_MAX);
-        for ((sender, group), wish) in &mut self.unknown {
-            if wish.asked.is_some_and(|at| now < at + ASK_EVERY) {
-                continue;
-            }
-            *wish = Wish { asked: Some(now), times: wish.times + 1 };
-            self.counters.asked += 1;
-            if let Some(frame) = Frame::encode(Kind::Ack, FLAG_RESEND, ANYONE, 0, 0, &[group]) {
-                messages.entry(sender.clone()).or_default().push(frame);
+            group.unknown.retain(|_, wish| wish.times < WISHES_MAX);
+            for (sender, wish) in &mut group.unknown {
+                if wish.asked.is_some_and(|at| now < at + ASK_EVERY) {
+                    continue;
+                }
+                *wish = Wish { asked: Some(now), times: wish.times + 1 };
+                counters.asked += 1;
+                let frame = Frame::encode(Kind::Ack, FLAG_RESEND, ANYONE, 0, 0, &[name]);
+                messages.entry(sender.clone()).or_default().extend(frame);
             }
         }
         messages.into_iter().flat_map(|(to, frames)| packed(&to, frames)).collect()
+    }
+
+    /// The message (for an audit group) that asks all log writers to begin new files where it stands in the order,
+    /// for the period that begins at `at` (seconds since 1970).
+    pub fn rotation(&self, at: i64) -> Option<Bytes> {
+        Frame::encode(Kind::Rotate, 0, self.me, u64::try_from(at).ok()?, 0, &[])
     }
 
     /// What happened so far.
@@ -487,13 +337,232 @@ impl Sequencer {
 
     /// Sources known now.
     pub fn sources(&self) -> usize {
-        self.sources.len()
+        self.groups.values().map(|g| g.sources.len()).sum()
     }
 }
 
-impl Arrival<'_> {
-    fn key(&self) -> (Bytes, SourceId) {
-        (self.group.clone(), self.source)
+impl Group {
+    fn end(&mut self, source: SourceId, next: u64) {
+        if self.ended.insert(source, next).is_none() {
+            self.ended_order.push_back(source);
+        }
+        while self.ended_order.len() > ENDED_MAX {
+            if let Some(oldest) = self.ended_order.pop_front() {
+                self.ended.remove(&oldest);
+            }
+        }
+    }
+
+    fn forget(&mut self, remember: bool, ids: Vec<SourceId>) {
+        for id in ids {
+            if let Some(source) = self.sources.remove(&id)
+                && remember
+            {
+                self.end(id, source.next);
+            }
+        }
+    }
+}
+
+/// One message on its way through the state.
+struct Step<'a> {
+    now: Duration,
+    sender: &'a Bytes,
+    name: &'a Bytes,
+    group: &'a mut Group,
+    remember_ended: bool,
+    counters: &'a mut Counters,
+    urgent: &'a mut bool,
+    out: &'a mut Vec<Output>,
+}
+
+impl Step<'_> {
+    fn message(&mut self, audit: bool, mess_type: i16, payload: Bytes) {
+        if Frame::looks_like(&payload) {
+            self.frames(audit, payload);
+        } else if audit {
+            self.reject("a message in an audit group that is no frame");
+        } else if payload.is_empty() {
+            self.reject("an empty message");
+        } else if number_of(mess_type, 1).is_some() {
+            self.numbered(mess_type, payload);
+        } else {
+            self.counters.unnumbered += 1;
+            self.counters.lines += 1;
+            self.out.push(Output::Line { line: payload, origin: None });
+        }
+    }
+
+    fn frames(&mut self, audit: bool, mut payload: Bytes) {
+        while !payload.is_empty() {
+            let Ok(frame) = Frame::decode(&mut payload) else {
+                return self.reject("a broken frame");
+            };
+            let strict = frame.flags & FLAG_STRICT != 0;
+            let arrival = Arrival { source: frame.source, seq: frame.seq, strict };
+            match frame.kind {
+                Kind::Lines => self.arrive(arrival, frame.records()),
+                Kind::Hello => self.hello(arrival, audit, &frame),
+                Kind::Gap => self.gap(arrival, frame.number("to")),
+                Kind::Goodbye => self.goodbye(arrival),
+                Kind::Rotate => match i64::try_from(frame.seq) {
+                    Ok(at) if audit => self.out.push(Output::Rotate { at }),
+                    _ => self.reject("a rotation outside of the audit group"),
+                },
+                Kind::Ack | Kind::Summary | Kind::Barrier => {}
+            }
+        }
+    }
+
+    /// A plain line whose number was told in the audit group, and is repeated in part in the message type.
+    fn numbered(&mut self, mess_type: i16, line: Bytes) {
+        match self.group.cursors.get_mut(self.sender) {
+            Some((source, next)) => {
+                let seq = number_of(mess_type, *next).unwrap_or(*next);
+                *next = seq.saturating_add(1);
+                let arrival = Arrival { source: *source, seq, strict: true };
+                self.arrive(arrival, &[line]);
+            }
+            None => {
+                self.counters.early += 1;
+                self.wish();
+            }
+        }
+    }
+
+    /// Numbered lines, one after another.
+    fn arrive(&mut self, arrival: Arrival, lines: &[Bytes]) {
+        let Arrival { source: id, mut seq, strict } = arrival;
+        if !self.known(id) && !strict {
+            self.meet(id, seq, Bytes::new());
+        }
+        let Some(source) = self.group.sources.get_mut(&id) else {
+            // It keeps its lines: its hello will say where to begin.
+            self.counters.early += lines.len() as u64;
+            return self.wish();
+        };
+        source.hear(self.now, self.sender, strict);
+        for line in lines {
+            if seq < source.next {
+                self.counters.duplicates += 1;
+                self.out.push(Output::Duplicate { source: id, seq });
+            } else if seq > source.next && strict {
+                self.counters.early += 1;
+                source.resend = true;
+            } else {
+                if seq > source.next {
+                    let gap = source.missing(id, self.name, seq - 1, GapReason::Lost, self.counters);
+                    self.out.extend(gap);
+                }
+                source.next = seq.saturating_add(1);
+                self.counters.lines += 1;
+                self.out.push(Output::Line { line: line.clone(), origin: Some((id, seq)) });
+            }
+            seq = seq.saturating_add(1);
+        }
+    }
+
+    fn hello(&mut self, arrival: Arrival, audit: bool, frame: &Frame) {
+        *self.urgent = true;
+        // Numbers begin at 1; a hello that says otherwise is read as if it said so.
+        let next = frame.seq.max(1);
+        let first = frame.number("first").unwrap_or(next).clamp(1, next);
+        self.group.unknown.remove(self.sender);
+        if !self.known(arrival.source) {
+            let about = frame.records().first().cloned().unwrap_or_default();
+            self.meet(arrival.source, first, about);
+        }
+        let Some(source) = self.group.sources.get_mut(&arrival.source) else { return };
+        // Plain lines of a loose source carry no numbers: those before this hello were written as they came.
+        if audit && !source.strict {
+            source.next = source.next.max(if arrival.strict { first } else { next });
+        }
+        if first > source.next {
+            let reason = if arrival.strict { GapReason::Elsewhere } else { GapReason::Lost };
+            self.out.extend(source.missing(arrival.source, self.name, first - 1, reason, self.counters));
+        }
+        source.hear(self.now, self.sender, arrival.strict);
+        // The source may have begun anew from a resend: what is asked for is judged by this hello.
+        source.resend = arrival.strict && next > source.next;
+        if self.group.cursors.len() < SOURCES_MAX || self.group.cursors.contains_key(self.sender) {
+            self.group.cursors.insert(self.sender.clone(), (arrival.source, next));
+        }
+    }
+
+    fn gap(&mut self, arrival: Arrival, to: Option<u64>) {
+        let Some(to) = to.filter(|to| *to >= arrival.seq && *to < u64::MAX) else {
+            return self.reject("a gap without numbers");
+        };
+        if let Some((source, next)) = self.group.cursors.get_mut(self.sender)
+            && *source == arrival.source
+        {
+            *next = (*next).max(to + 1);
+        }
+        if !self.known(arrival.source) {
+            if arrival.strict {
+                return self.wish();
+            }
+            self.meet(arrival.source, arrival.seq, Bytes::new());
+        }
+        let Some(source) = self.group.sources.get_mut(&arrival.source) else { return };
+        source.hear(self.now, self.sender, arrival.strict);
+        if arrival.seq > source.next && arrival.strict {
+            source.resend = true;
+        } else if to >= source.next {
+            let mut missing = |to, why| source.missing(arrival.source, self.name, to, why, self.counters);
+            let lost = arrival.seq.checked_sub(1).and_then(|before| missing(before, GapReason::Lost));
+            self.out.extend(lost);
+            self.out.extend(missing(to, GapReason::Publisher));
+        }
+    }
+
+    fn goodbye(&mut self, arrival: Arrival) {
+        self.group.cursors.remove(self.sender);
+        self.group.unknown.remove(self.sender);
+        if let Some(source) = self.group.sources.remove(&arrival.source) {
+            let next = source.next;
+            if self.remember_ended {
+                self.group.end(arrival.source, next);
+            }
+            let (last, complete) = (arrival.seq, next > arrival.seq);
+            let group = self.name.clone();
+            self.out.push(Output::End { source: arrival.source, group, last, next, complete });
+        }
+    }
+
+    /// Whether a source has a position. One that has ended goes on where it was.
+    fn known(&mut self, id: SourceId) -> bool {
+        if self.group.sources.contains_key(&id) {
+            return true;
+        }
+        let Some(next) = self.group.ended.get(&id).copied() else { return false };
+        // Its place among the ended stays: it will end again.
+        self.meet(id, next, Bytes::new());
+        true
+    }
+
+    fn meet(&mut self, id: SourceId, first: u64, about: Bytes) {
+        if self.group.sources.len() >= SOURCES_MAX {
+            // Many at once, so that the next new one does not mean the same work again.
+            let mut heard: Vec<_> = self.group.sources.iter().map(|(id, s)| (s.heard, *id)).collect();
+            let (longest_silent, _, _) = heard.select_nth_unstable(SOURCES_MAX / 16);
+            let ids = longest_silent.iter().map(|(_, id)| *id).collect();
+            self.group.forget(self.remember_ended, ids);
+        }
+        self.group.sources.insert(id, Source::new(first, self.sender.clone(), self.now));
+        self.out.push(Output::Source { source: id, group: self.name.clone(), first, about });
+    }
+
+    /// A sender that keeps its lines, but whose numbers are not known: it must say hello again.
+    fn wish(&mut self) {
+        if self.group.unknown.len() < SOURCES_MAX && !self.group.unknown.contains_key(self.sender) {
+            self.group.unknown.insert(self.sender.clone(), Wish::default());
+        }
+    }
+
+    fn reject(&mut self, why: &'static str) {
+        self.counters.rejected += 1;
+        self.out.push(Output::Reject(why));
     }
 }
 
@@ -509,6 +578,24 @@ impl Source {
         self.strict = strict;
         self.heard = now;
         self.dirty = true;
+    }
+
+    /// Declares everything from the expected number to `to` as missing.
+    fn missing(
+        &mut self,
+        id: SourceId,
+        group: &Bytes,
+        to: u64,
+        reason: GapReason,
+        counters: &mut Counters,
+    ) -> Option<Output> {
+        let from = self.next;
+        if to < from {
+            return None;
+        }
+        self.next = to.saturating_add(1);
+        counters.missing = counters.missing.saturating_add(to - from + 1);
+        Some(Output::Gap { source: id, group: group.clone(), from, to, reason })
     }
 }
 
