@@ -3,9 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, Parser};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use serde::Deserialize;
+use spread::GroupName;
 
 use crate::config::{self, Fsync};
+use crate::rotate::{Archive, Period};
+use crate::route::{Matcher, Rewrite};
+use crate::words::{self, Daemon, Size, Word};
 
 /// The command line, for the man page and for completions.
 pub fn command() -> clap::Command {
@@ -17,40 +22,40 @@ pub fn command() -> clap::Command {
 /// Web servers publish their lines with mod_log_spread to a group of the Spread daemons. This program joins the group
 /// and writes every line once, in the order of delivery, which is the same on every host: two log writers have
 /// byte-identical files. Lines with numbers (mod_log_spread gives them) that were lost or doubled on the way are asked
-/// for again or left out; what is missing for good is written to this program's own log as a GAP.
+/// for again or left out; what is missing for good is written to this program's own log as a GAP. The numbers stand in
+/// an index beside each file, by which "log_writer audit" proves that every line is there.
 ///
-/// Signals: HUP opens the output anew (rename it, then send HUP), TERM and INT write what was read and end, USR2
-/// shows counters. Exit status: 0 ended in order, 1 something could not be written, 2 wrong use or configuration.
+/// Signals: HUP opens the output anew (rename it, then send HUP), USR1 begins new files (with rotation), TERM and INT
+/// write what was read and end, USR2 shows counters. Exit status: 0 ended in order, 1 something could not be written,
+/// 2 wrong use or configuration; of audit: 0 every line once and in order, 1 not so, 2 cannot be read.
 #[derive(Parser, Debug)]
 #[command(name = "log_writer", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
   log_writer -s 4803 --group site4 --output access.log
-  log_writer -s 4803@log1 -s 4803@log2 --group site4 --group site5 --output '|gzip >access.gz'
-  log_writer -c /etc/spreadlogd.conf")]
+  log_writer -s 4803@log1 -s 4803@log2 --group site4 --output '/var/log/site4-%F.log' --compress gzip --keep 90
+  log_writer -s 4803 --group site4 --output access.log --exactly-once --fsync batch
+  log_writer -s 4803 --group site4 --vhost-dir hosts --format json
+  log_writer -s 4803 --group site4 --group site5 --output '|gzip >access.gz'
+  log_writer -c /etc/log_writer.toml --check
+  log_writer audit access.log access.log-20261127-000000.gz
+  log_writer audit access.log --compare /net/log2/access.log")]
 pub struct Args {
+    /// What to do instead of writing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Daemon: 4803 for the local socket, 4803@host for another host. More than once: the first that answers is used.
     /// Without a value (and with -c): files are not locked.
     #[arg(short = 's', long = "spread", value_name = "DAEMON", num_args = 0..=1, default_missing_value = "")]
     pub spread: Vec<String>,
 
-    /// Group to read. May be repeated.
-    #[arg(short, long, value_name = "GROUP")]
-    pub group: Vec<String>,
+    /// What is written where.
+    #[command(flatten)]
+    pub log: LogOptions,
 
-    /// File to append to; |command for a command's input; - for standard output.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<String>,
-
-    /// One file for each virtual host (the first word of a line, which is cut off) in this directory.
-    #[arg(long, value_name = "DIR", conflicts_with = "output")]
-    pub vhost_dir: Option<PathBuf>,
-
-    /// Only lines that match (POSIX extended expression). May be repeated: one match is enough.
-    #[arg(long = "match", value_name = "EXPRESSION")]
-    pub matches: Vec<String>,
-
-    /// Configuration file of spreadlogd, instead of --spread, --group and --output.
+    /// Configuration: a TOML file (*.toml), or a spreadlogd.conf, instead of --spread, --group and --output.
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["group", "output", "vhost_dir", "matches"])]
     pub config: Option<PathBuf>,
 
@@ -58,37 +63,17 @@ pub struct Args {
     #[arg(long)]
     pub check: bool,
 
-    /// With -c: keys that are not supported (Perl, Python, C modules) are warnings.
+    /// With a spreadlogd.conf: keys that are not supported (Perl, Python, C modules) are warnings.
     #[arg(long)]
     pub ignore_unsupported: bool,
 
-    /// Memory for lines that are read ahead of a slow output.
-    #[arg(short, long, value_name = "SIZE", default_value = "64M", value_parser = size)]
-    pub buffer: usize,
-
-    /// When written lines are forced to disk, and acknowledged to the web servers: never, or a time like 1s, 200ms.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = fsync)]
-    pub fsync: Fsync,
-
-    /// Longest time a line waits in memory for others.
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = time)]
-    pub flush: Duration,
+    /// How the writer works.
+    #[command(flatten)]
+    pub options: Options,
 
     /// File with the position, for restarts without loss and without doubles. Default: the output with .state.
     #[arg(long, value_name = "FILE", conflicts_with = "no_state")]
     pub state: Option<PathBuf>,
-
-    /// Keep no position: lines that were not acknowledged before a crash may be doubled.
-    #[arg(long)]
-    pub no_state: bool,
-
-    /// Do not acknowledge: the web servers do not learn that lines were written.
-    #[arg(long)]
-    pub no_acks: bool,
-
-    /// Suffix of the groups in which web servers tell the numbers of plain lines (SpreadLogAudit). Empty: none.
-    #[arg(long, value_name = "TEXT", default_value = config::AUDIT_SUFFIX)]
-    pub audit_suffix: String,
 
     /// Log level of this program (error, warn, info, debug), or filters of tracing.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -107,40 +92,186 @@ pub struct Args {
     pub foreground: bool,
 }
 
-fn size(text: &str) -> Result<usize, String> {
-    let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
-    let shift = match &text[digits.len()..] {
-        "" => 0,
-        "K" | "k" => 10,
-        "M" | "m" => 20,
-        "G" | "g" => 30,
-        _ => return Err("a number with K, M or G is expected".into()),
-    };
-    let bytes = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(1 << shift));
-    match bytes {
-        // spreadlogd's -b was the size of one message and often small.
-        Some(n) if n < 1 << 20 => Ok(1 << 20),
-        Some(n) => Ok(n),
-        None => Err("a number with K, M or G is expected".into()),
-    }
+/// How the writer works: flags, and keys at the top of a TOML file.
+#[derive(clap::Args, Deserialize, Clone, Default, Debug)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// Memory for lines that are read ahead of a slow output [default: 64M].
+    #[arg(short, long, value_name = "SIZE", value_parser = Size::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub buffer: Option<Size>,
+
+    /// Disk space for lines that are read ahead when that memory is full; 0 for none [default: 1G].
+    #[arg(long, value_name = "SIZE", value_parser = Size::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub spill: Option<Size>,
+
+    /// Directory for these lines, best on another disk. Default: beside the state file.
+    #[arg(long, value_name = "DIR")]
+    pub spill_dir: Option<PathBuf>,
+
+    /// When written lines are forced to disk, and acknowledged to the web servers: never, batch (after each write), or
+    /// a time like 1s, 200ms [default: 1s].
+    #[arg(long, value_name = "TIME", value_parser = Fsync::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub fsync: Option<Fsync>,
+
+    /// Longest time a line waits in memory for others [default: 50ms].
+    #[arg(long, value_name = "TIME", value_parser = Duration::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub flush: Option<Duration>,
+
+    /// Every line once, also when a web server sends it again days later (a spool): the positions of all sources are
+    /// kept over restarts, and everything that would break the promise is refused.
+    #[arg(long)]
+    pub exactly_once: bool,
+
+    /// Keep no position: lines that were not acknowledged before a crash may be doubled.
+    #[arg(long)]
+    pub no_state: bool,
+
+    /// Keep no audit index (FILE.audit) beside the files.
+    #[arg(long)]
+    pub no_audit: bool,
+
+    /// Do not acknowledge: the web servers do not learn that lines were written.
+    #[arg(long)]
+    pub no_acks: bool,
+
+    /// Do not lock files.
+    #[arg(long)]
+    pub no_lock: bool,
+
+    /// Suffix of the groups in which web servers tell the numbers of plain lines (SpreadLogAudit), and writers when to
+    /// begin new files. Empty: none [default: ~].
+    #[arg(long, value_name = "TEXT")]
+    pub audit_suffix: Option<String>,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| "a time like 1s or 200ms is expected".to_owned())?;
-    match &text[digits.len()..] {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        _ => Err("a time like 1s or 200ms is expected".into()),
-    }
+/// What is written where: flags, and keys of a `[[spread.log]]` in a TOML file.
+#[derive(clap::Args, Deserialize, Clone, Default, Debug)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LogOptions {
+    /// Group to read. May be repeated.
+    #[arg(short, long, value_name = "GROUP", value_parser = GroupName::read)]
+    #[serde(deserialize_with = "words::many")]
+    pub group: Vec<GroupName>,
+
+    /// File to append to, perhaps with a time in its name (%Y %m %d %H %M %F ...); |command for a command's input; -
+    /// for standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<String>,
+
+    /// One file for each virtual host (the first word of a line, which is cut off) in this directory.
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    pub vhost_dir: Option<PathBuf>,
+
+    /// Name of these files in the directory, with %{vhost} and perhaps a time, such as %{vhost}-%F.log.
+    #[arg(long, value_name = "NAME", requires = "vhost_dir")]
+    pub vhost_name: Option<String>,
+
+    /// Only lines that match (POSIX extended expression). May be repeated: one match is enough.
+    #[arg(long = "match", value_name = "EXPRESSION", value_parser = Matcher::read)]
+    #[serde(rename = "match", deserialize_with = "words::many")]
+    pub matches: Vec<Matcher>,
+
+    /// The time in lines becomes: common (the writer's time), a format of strftime, or monotone (never earlier than
+    /// that of the line before) [default: keep].
+    #[arg(long, value_name = "HOW", value_parser = Rewrite::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub rewrite_timestamp: Option<Rewrite>,
+
+    /// Form of lines: raw (as received), meta (with source and number), json (one object each) [default: raw].
+    #[arg(long, value_name = "FORM")]
+    pub format: Option<String>,
+
+    /// With json: the LogFormat of the lines, or common, combined, vhost_combined. Default: these three are tried.
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+
+    /// Order of lines: delivery, or time with a window, such as time:5s: held until the times of others are so much
+    /// later, then written by their own time [default: delivery].
+    #[arg(long, value_name = "ORDER", value_parser = config::Order::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub order: Option<config::Order>,
+
+    /// Begin a new file so often: 15m, 1h, 1d, 1w. Default: as the time in the name changes.
+    #[arg(long, value_name = "PERIOD", value_parser = Period::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub rotate: Option<Period>,
+
+    /// Begin a new file before this size is exceeded.
+    #[arg(long, value_name = "SIZE", value_parser = Size::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub rotate_size: Option<Size>,
+
+    /// Time zone of periods and names: UTC, local, or a name such as Europe/Berlin [default: UTC].
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+
+    /// Symbolic link to the current file.
+    #[arg(long, value_name = "FILE")]
+    pub link: Option<PathBuf>,
+
+    /// What is made of complete files: none, gzip; zstd where built in [default: none].
+    #[arg(long, value_name = "HOW", value_parser = Archive::read)]
+    #[serde(deserialize_with = "words::one")]
+    pub compress: Option<Archive>,
+
+    /// So many complete files are kept, older ones removed [default: all].
+    #[arg(long, value_name = "NUMBER")]
+    pub keep: Option<usize>,
 }
 
-fn fsync(text: &str) -> Result<Fsync, String> {
-    match text {
-        "never" | "none" => Ok(Fsync::Never),
-        "batch" => Ok(Fsync::Every(Duration::ZERO)),
-        text => time(text).map(Fsync::Every),
-    }
+/// A session in a TOML file.
+#[derive(Deserialize, Clone, Default, Debug)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SpreadTable {
+    /// Daemons in the order in which they are tried.
+    #[serde(deserialize_with = "words::many")]
+    pub daemon: Vec<Daemon>,
+    /// File with the position.
+    pub state: Option<PathBuf>,
+    /// What is written where.
+    pub log: Vec<LogOptions>,
+}
+
+/// Subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Tells what log files hold, proved by their indexes: lines, holes, doubles, order of each source.
+    ///
+    /// Files of several periods are read together, in any order, also compressed; a directory stands for the files of
+    /// virtual hosts in it. Exit status: 0 every line is there once and in order (with --compare: and the files are the
+    /// same), 1 not so, 2 something cannot be read.
+    #[command(after_help = "\
+Examples:
+  log_writer audit access.log
+  log_writer audit --json /var/log/site4-2026-11-*.log.gz
+  log_writer audit access.log --compare /net/log2/access.log")]
+    Audit(AuditArgs),
+    /// Prints the records of an audit index as JSON lines.
+    Index {
+        /// The index (FILE.audit).
+        file: PathBuf,
+    },
+}
+
+/// Flags of `audit`.
+#[derive(clap::Args, Debug)]
+pub struct AuditArgs {
+    /// Log files, or directories of virtual hosts.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// The file of another log writer, or a directory with files of the same names.
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Lines without numbers are no fault.
+    #[arg(long)]
+    pub allow_unnumbered: bool,
 }
 
 #[cfg(test)]
@@ -153,12 +284,18 @@ mod tests {
     }
 
     #[test]
-    fn values_have_units() {
-        assert_eq!(size("64M"), Ok(64 << 20));
-        assert_eq!(size("8192"), Ok(1 << 20));
-        assert!(size("M").is_err() && size("1MM").is_err() && size("-1").is_err());
-        assert_eq!(time("200ms"), Ok(Duration::from_millis(200)));
-        assert!(time("1").is_err() && time("s").is_err());
-        assert_eq!(fsync("never"), Ok(Fsync::Never));
+    fn every_key_has_its_flag() {
+        let flags: Vec<String> =
+            command().get_arguments().filter_map(|a| a.get_long().map(String::from)).collect();
+        for (table, error) in [
+            ("options", toml::from_str::<Options>("unknown = 1").expect_err("unknown").to_string()),
+            ("log", toml::from_str::<LogOptions>("unknown = 1").expect_err("unknown").to_string()),
+        ] {
+            let keys: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+            assert!(keys.len() > 8, "{table}: {error}");
+            for key in keys {
+                assert!(flags.iter().any(|f| f == key), "{table}: {key} in {flags:?}");
+            }
+        }
     }
 }

@@ -318,7 +318,7 @@ impl Parser {
             }
             return None;
         };
-        Some(LogConfig { group, target, vhost_dir, matches, rewrite })
+        Some(LogConfig { target, vhost_dir, matches, rewrite, ..LogConfig::new(group) })
     }
 
     fn group(&mut self, key: &Word) -> Option<GroupName> {
@@ -484,7 +484,7 @@ impl Parser {
     }
 }
 
-/// Same word but for case, or one letter missing, added or changed.
+/// Same word but for case, or one letter missing, added or changed, or two neighbors exchanged.
 fn near(keyword: &str, word: &str) -> bool {
     if keyword.eq_ignore_ascii_case(word) {
         return true;
@@ -492,7 +492,8 @@ fn near(keyword: &str, word: &str) -> bool {
     let (a, b) = (keyword.as_bytes(), word.as_bytes());
     let head = a.iter().zip(b).take_while(|(x, y)| x == y).count();
     let tail = a[head..].iter().rev().zip(b[head..].iter().rev()).take_while(|(x, y)| x == y).count();
-    a.len().max(b.len()) - head - tail <= 1
+    let (left_a, left_b) = (&a[head..a.len() - tail], &b[head..b.len() - tail]);
+    left_a.len().max(left_b.len()) <= 1 || matches!((left_a, left_b), ([x, y], [z, w]) if (x, y) == (w, z))
 }
 
 #[cfg(test)]
@@ -532,7 +533,7 @@ mod tests {
             errors(text),
             [
                 "line 1: \"many\" is not a number",
-                "line 3: \"Prot\" is not understood here: Port, Host, Log or } can stand here",
+                "line 3: \"Prot\" is not understood here: Port, Host, Log or } can stand here; did you mean \"Port\"?",
                 "line 5: \"b\" is not understood here: Group, File, Match, VhostDir, RewriteTimestamp or } can \
                  stand here",
                 "line 9: the \"Log\" block has no \"Group\"",

@@ -1,12 +1,16 @@
 //! What to read and where to write.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use spread::{Address, GroupName};
 
+use crate::format::Form;
 use crate::output::Target;
+use crate::rotate::Rotation;
 use crate::route::{Matcher, Rewrite};
+use crate::words::Word;
 
 /// Everything the program needs to know.
 #[derive(Clone, Debug)]
@@ -25,6 +29,18 @@ pub struct Config {
     pub audit_suffix: Option<String>,
     /// Lock files.
     pub lock: bool,
+    /// Keep an audit index beside each file.
+    pub index: bool,
+    /// Remember sources after their end, and insist on all that is needed for every line once.
+    pub exactly_once: bool,
+    /// Most bytes of lines that wait on disk when the memory for them is full; 0: none.
+    pub spill_bytes: u64,
+    /// Keep the position over restarts.
+    pub state: bool,
+    /// In which order lines are written.
+    pub order: Order,
+    /// Where they wait; `None`: beside the state file.
+    pub spill_dir: Option<PathBuf>,
 }
 
 /// One session: one order of lines.
@@ -51,6 +67,25 @@ pub struct LogConfig {
     pub matches: Vec<Matcher>,
     /// What happens to the time of a line.
     pub rewrite: Rewrite,
+    /// In which form lines are written.
+    pub form: Form,
+    /// How files follow one another; the name of the file is the template there.
+    pub rotation: Option<Arc<Rotation>>,
+}
+
+impl LogConfig {
+    /// A log of a group that goes nowhere yet.
+    pub fn new(group: GroupName) -> Self {
+        Self {
+            group,
+            target: None,
+            vhost_dir: None,
+            matches: Vec::new(),
+            rewrite: Rewrite::Keep,
+            form: Form::Raw,
+            rotation: None,
+        }
+    }
 }
 
 /// When written lines are put on the disk.
@@ -62,6 +97,38 @@ pub enum Fsync {
     Every(Duration),
 }
 
+/// Order of lines in a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Order {
+    /// As they are delivered: the same everywhere.
+    #[default]
+    Delivery,
+    /// By the time in the line: a line is held until others are later by this much.
+    Time(Duration),
+}
+
+impl Order {
+    /// Longest window.
+    pub const WINDOW_MAX: Duration = Duration::from_secs(60);
+}
+
+impl Word for Order {
+    fn read(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "delivery" => Ok(Self::Delivery),
+            None if text == "time" => Ok(Self::Time(Duration::from_secs(5))),
+            Some(("time", window)) => {
+                let window = Duration::read(window)?;
+                if window > Self::WINDOW_MAX {
+                    return Err(format!("a window of at most {:?} is expected", Self::WINDOW_MAX));
+                }
+                Ok(Self::Time(window))
+            }
+            _ => Err("delivery, time or time:5s is expected".into()),
+        }
+    }
+}
+
 impl Default for Fsync {
     fn default() -> Self {
         Self::Every(Duration::from_secs(1))
@@ -70,6 +137,8 @@ impl Default for Fsync {
 
 /// Bytes that are read ahead unless configured.
 pub const BUFFER_BYTES: usize = 64 << 20;
+/// Bytes that wait on disk unless configured.
+pub const SPILL_BYTES: u64 = 1 << 30;
 /// Time that a line stays in memory unless configured.
 pub const FLUSH_EVERY: Duration = Duration::from_millis(50);
 /// Suffix of audit groups unless configured.
@@ -86,6 +155,12 @@ impl Config {
             acks: true,
             audit_suffix: Some(AUDIT_SUFFIX.into()),
             lock: true,
+            index: true,
+            exactly_once: false,
+            spill_bytes: SPILL_BYTES,
+            state: true,
+            order: Order::Delivery,
+            spill_dir: None,
         }
     }
 }

@@ -21,7 +21,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -35,7 +35,7 @@ pub const MAGIC: &[u8; 6] = b"LWIX1\n";
 const BODY_MAX: usize = 64 << 20;
 /// Longest text in a record.
 const TEXT_MAX: usize = 4096;
-/// Bytes of records that are kept for one block; a block of a larger batch is written as several.
+/// Most sources of one file whose places are remembered.
 const SOURCES_MAX: usize = 1 << 20;
 
 /// One record. Numbers of sources stand relative to the next expected one.
@@ -170,10 +170,10 @@ pub enum IndexError {
 
 fn put(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
-        out.push((n & 0x7f) as u8 | 0x80);
+        out.push(n.to_le_bytes()[0] | 0x80);
         n >>= 7;
     }
-    out.push(n as u8 & 0x7f);
+    out.push(n.to_le_bytes()[0]);
 }
 
 fn take(bytes: &mut &[u8]) -> Option<u64> {
@@ -311,7 +311,9 @@ impl<R: Read> Reader<R> {
     pub fn new(mut input: R) -> Result<Self, IndexError> {
         let mut magic = [0; 6];
         match input.read_exact(&mut magic) {
-            Ok(()) if magic == *MAGIC => Ok(Self { input, coder: Coder::default(), good: MAGIC.len() as u64 }),
+            Ok(()) if magic == *MAGIC => {
+                Ok(Self { input, coder: Coder::default(), good: MAGIC.len() as u64 })
+            }
             Ok(()) => Err(IndexError::Magic),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(IndexError::Magic),
             Err(error) => Err(error.into()),
@@ -327,7 +329,8 @@ impl<R: Read> Reader<R> {
         if !filled(&mut self.input, &mut head)? {
             return Ok(None);
         }
-        let [len, crc] = [0, 4].map(|at| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
+        let [len, crc] =
+            [0, 4].map(|at| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
         if len as usize > BODY_MAX {
             return Ok(None);
         }
@@ -380,8 +383,7 @@ struct Known {
 impl Known {
     fn read(input: impl Read, len: u64) -> Result<Self, IndexError> {
         let mut reader = Reader::new(io::BufReader::new(input))?;
-        let (mut covered, mut places, mut beyond, mut good) =
-            (0, FxHashMap::default(), false, reader.good());
+        let (mut covered, mut places, mut beyond, mut good) = (0, FxHashMap::default(), false, reader.good());
         let mut place = 0;
         while let Some((block, records)) = reader.block()? {
             let end = block.offset.saturating_add(block.len);
@@ -415,6 +417,8 @@ pub struct Index {
     records: Vec<u8>,
     /// A block that could not be written whole yet.
     block: Vec<u8>,
+    /// Length and inode of the file.
+    position: (u64, u64),
     /// Bytes of the log that have blocks.
     covered: u64,
     dirty: bool,
@@ -463,6 +467,7 @@ impl Index {
         if good == 0 {
             file.write_all(MAGIC)?;
         }
+        index.position = (good.max(MAGIC.len() as u64), file.metadata()?.ino());
         if index.covered < len {
             let (lines, crc) = lines_of(index.covered)?;
             index.record(Record::Plain(lines));
@@ -482,14 +487,25 @@ impl Index {
             open: None,
             records: Vec::new(),
             block: Vec::new(),
+            position: (0, 0),
             covered: 0,
             dirty: false,
         }
     }
 
+    /// Length and inode of the index itself.
+    pub fn position(&self) -> (u64, u64) {
+        self.position
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the file is still where it was opened.
+    pub fn is_at_its_path(&self) -> bool {
+        crate::output::same_file(&self.file, &self.path)
     }
 
     /// Bytes of the log that have blocks, written or about to be.
@@ -579,9 +595,10 @@ impl Index {
         let grown = match (&mut self.open, &record) {
             (Some(Record::Lines { source, seq, count }), Record::Lines { source: s, seq: n, .. })
             | (Some(Record::Elsewhere { source, seq, count }), Record::Elsewhere { source: s, seq: n, .. })
-            | (Some(Record::Duplicates { source, seq, count }), Record::Duplicates { source: s, seq: n, .. })
-                if *source == *s && seq.checked_add(*count) == Some(*n) =>
-            {
+            | (
+                Some(Record::Duplicates { source, seq, count }),
+                Record::Duplicates { source: s, seq: n, .. },
+            ) if *source == *s && seq.checked_add(*count) == Some(*n) => {
                 *count += 1;
                 true
             }
@@ -637,7 +654,10 @@ impl Index {
         while !self.block.is_empty() {
             match self.file.write(&self.block) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => drop(self.block.drain(..n)),
+                Ok(n) => {
+                    self.block.drain(..n);
+                    self.position.0 += n as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -757,7 +777,11 @@ mod tests {
             let seen = records(&path);
             assert_eq!(seen.last(), Some(&Record::Lines { source: 0, seq: 3, count: 1 }), "{torn}: {seen:?}");
             assert_eq!(covered.is_some(), torn < whole.len(), "{torn}");
-            assert_eq!(seen.contains(&Record::Event(Event::Recovered)), covered.is_some(), "{torn}: {seen:?}");
+            assert_eq!(
+                seen.contains(&Record::Event(Event::Recovered)),
+                covered.is_some(),
+                "{torn}: {seen:?}"
+            );
         }
         // A log that was cut: what the index says about the rest goes too.
         std::fs::write(&path, &whole).expect("write");

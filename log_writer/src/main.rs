@@ -1,31 +1,43 @@
 //! `log_writer`: one access log for all web servers.
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser as _;
-use log_writer::cli::Args;
-use log_writer::conf_file;
-use log_writer::config::{Config, LogConfig, SessionConfig};
-use log_writer::output::Target;
-use log_writer::route::{Matcher, Rewrite};
+use log_writer::audit::compare::Comparison;
+use log_writer::audit::{Audit, open, report};
+use log_writer::cli::{Args, AuditArgs, Command};
+use log_writer::index::Reader;
 use log_writer::run::{Failure, run};
+use log_writer::settings::configuration;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = init_log(&args)
-        .and_then(|()| configuration(&args).map_err(Failure::Usage))
-        .and_then(|config| if args.check { Ok(()) } else { run(config) });
+    let result = init_log(&args).and_then(|()| match &args.command {
+        Some(Command::Audit(audit)) => check_files(audit).map_err(Failure::Usage),
+        Some(Command::Index { file }) => print_index(file).map(|()| true).map_err(Failure::Usage),
+        None => write(&args).map(|()| true),
+    });
     let (error, code) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => return ExitCode::FAILURE,
         Err(Failure::Usage(error)) => (error, 2),
         Err(Failure::Failed(error)) => (error, 1),
     };
+    // Who reads our output has seen enough.
+    if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
     eprintln!("log_writer: {error:#}");
     ExitCode::from(code)
+}
+
+fn write(args: &Args) -> Result<(), Failure> {
+    let config = configuration(args).map_err(Failure::Usage)?;
+    if args.check { Ok(()) } else { run(config) }
 }
 
 fn init_log(args: &Args) -> Result<(), Failure> {
@@ -47,137 +59,58 @@ fn init_log(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn configuration(args: &Args) -> anyhow::Result<Config> {
-    let mut config = Config {
-        buffer_bytes: args.buffer,
-        fsync: args.fsync,
-        flush_every: args.flush,
-        acks: !args.no_acks,
-        audit_suffix: Some(args.audit_suffix.clone()).filter(|s| !s.is_empty()),
-        ..Config::new()
-    };
-    let daemons: Vec<&String> = args.spread.iter().filter(|s| !s.is_empty()).collect();
-    match &args.config {
-        Some(path) => {
-            if !daemons.is_empty() {
-                bail!("-s with a daemon and -c exclude each other: the daemons are in {}", path.display());
-            }
-            config.lock = args.spread.is_empty();
-            config.sessions = from_file(path, args)?;
+/// True when everything is as it should be.
+fn check_files(args: &AuditArgs) -> anyhow::Result<bool> {
+    let mut audit = Audit::of(&args.files)?;
+    if args.allow_unnumbered {
+        audit.allow_unnumbered();
+    }
+    let mut good = audit.is_clean();
+    let mut comparisons = Vec::new();
+    if let Some(other) = &args.compare {
+        for file in &args.files {
+            let comparison = Comparison::of(file, &counterpart(file, other, args.files.len())?)?;
+            good &= comparison.identical();
+            comparisons.push(comparison);
         }
-        None => config.sessions = vec![from_flags(&daemons, args)?],
     }
-    Ok(config)
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let mut value = report::json(&audit);
+        value["comparisons"] = comparisons.iter().map(report::comparison_json).collect();
+        serde_json::to_writer_pretty(&mut out, &value)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", report::text(&audit))?;
+        for comparison in &comparisons {
+            write!(out, "{}", report::comparison_text(comparison))?;
+        }
+    }
+    Ok(good)
 }
 
-fn from_flags(daemons: &[&String], args: &Args) -> anyhow::Result<SessionConfig> {
-    if args.group.is_empty() {
-        bail!("which group? Give --group (or -c with a spreadlogd.conf); see --help");
+fn counterpart(file: &Path, other: &Path, files: usize) -> anyhow::Result<PathBuf> {
+    if other.is_dir() {
+        return Ok(other.join(file.file_name().context("a file without a name")?));
     }
-    let target = args.output.as_deref().map(Target::parse);
-    if target.is_none() && args.vhost_dir.is_none() {
-        bail!("where to? Give --output or --vhost-dir; see --help");
-    }
-    let default = String::from("4803");
-    let daemons = if daemons.is_empty() { vec![&default] } else { daemons.to_vec() };
-    let daemons = daemons
-        .into_iter()
-        .map(|text| Ok((text.clone(), text.parse().with_context(|| format!("daemon {text:?}"))?)))
-        .collect::<anyhow::Result<_>>()?;
-    let matches = args
-        .matches
-        .iter()
-        .map(|m| Matcher::new(m).map_err(|error| anyhow::anyhow!("match {m:?}: {error}")))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let logs = args
-        .group
-        .iter()
-        .map(|name| {
-            let group = name.parse().with_context(|| format!("group {name:?}"))?;
-            let (target, vhost_dir, matches) = (target.clone(), args.vhost_dir.clone(), matches.clone());
-            Ok(LogConfig { group, target, vhost_dir, matches, rewrite: Rewrite::Keep })
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let state = state_path(args, &logs);
-    Ok(SessionConfig { daemons, logs, state })
+    anyhow::ensure!(
+        files == 1,
+        "several files are compared with a directory that has files of the same names"
+    );
+    Ok(other.into())
 }
 
-fn from_file(path: &PathBuf, args: &Args) -> anyhow::Result<Vec<SessionConfig>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let conf = conf_file::parse(&text, args.ignore_unsupported).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(|e| format!("{}: {e}", path.display())).collect();
-        anyhow::anyhow!("{}", lines.join("\nlog_writer: "))
-    })?;
-    for warning in &conf.warnings {
-        tracing::warn!("{}: {warning}", path.display());
+fn print_index(path: &Path) -> anyhow::Result<()> {
+    let context = || format!("cannot read {}", path.display());
+    let mut reader = Reader::new(open::log(path).with_context(context)?).with_context(context)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    while let Some((block, records)) = reader.block().with_context(context)? {
+        serde_json::to_writer(&mut out, &report::block_json(&block))?;
+        writeln!(out)?;
+        for record in &records {
+            serde_json::to_writer(&mut out, &report::record_json(record))?;
+            writeln!(out)?;
+        }
     }
-    let mut sessions = conf.sessions;
-    for (i, session) in sessions.iter_mut().enumerate() {
-        session.state = match &args.state {
-            // One file for each session.
-            Some(state) if i > 0 => Some(with_suffix(state, &format!("-{i}"))),
-            _ => state_path(args, &session.logs),
-        };
-    }
-    if sessions.is_empty() && !args.check {
-        bail!("{}: no log is configured, there is nothing to do", path.display());
-    }
-    Ok(sessions)
-}
-
-/// The state stands beside the first file of a session.
-fn state_path(args: &Args, logs: &[LogConfig]) -> Option<PathBuf> {
-    if args.no_state {
-        return None;
-    }
-    args.state.clone().or_else(|| {
-        logs.iter().find_map(|log| match (&log.target, &log.vhost_dir) {
-            (_, Some(dir)) => Some(with_suffix(dir, ".state")),
-            (Some(Target::File(path)), None) if !path.starts_with("/dev") => {
-                Some(with_suffix(path, ".state"))
-            }
-            _ => None,
-        })
-    })
-}
-
-fn with_suffix(path: &std::path::Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use log_writer::config::Fsync;
-
-    use super::*;
-
-    fn of(args: &[&str]) -> anyhow::Result<Config> {
-        configuration(&Args::try_parse_from([&["log_writer"], args].concat())?)
-    }
-
-    #[test]
-    fn the_plain_call_is_understood() {
-        let config = of(&["-s", "4803", "--group", "site4", "--output", "access.log"]).expect("good");
-        let session = &config.sessions[0];
-        assert_eq!(session.daemons[0].0, "4803");
-        assert_eq!(session.logs[0].target, Some(Target::File("access.log".into())));
-        assert_eq!(session.state, Some("access.log.state".into()));
-        assert_eq!(config.fsync, Fsync::Every(Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn wrong_use_is_told() {
-        let error = |args: &[&str]| format!("{:#}", of(args).expect_err("wrong"));
-        assert!(error(&["--output", "x"]).contains("which group"));
-        assert!(error(&["--group", "x"]).contains("where to"));
-        assert!(error(&["--group", "a b", "--output", "x"]).contains("group \"a b\""));
-        assert!(error(&["-s", "host", "--group", "a", "--output", "x"]).contains("daemon \"host\""));
-        assert!(error(&["--group", "a", "--output", "x", "--match", "("]).contains("match \"(\""));
-        assert!(error(&["--group", "a", "--output", "x", "--fsync", "often"]).contains("1s or 200ms"));
-        assert!(error(&["-c", "/nowhere"]).contains("cannot read /nowhere"));
-    }
+    Ok(out.flush()?)
 }

@@ -1,15 +1,17 @@
 //! One place that lines go to: a file, a command's standard input, or standard output.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::index::{Event, Index, Record};
 use crate::repair::{Torn, repair};
+use crate::route::Written;
 
 /// Mode of new files.
 const FILE_MODE: u32 = 0o640;
@@ -67,6 +69,10 @@ pub struct Output {
     /// Bytes of `buf` that are written.
     written: usize,
     dirty: bool,
+    /// Length and inode of a file.
+    position: Option<(u64, u64)>,
+    /// The audit index of a file.
+    index: Option<Index>,
 }
 
 #[derive(Debug)]
@@ -82,13 +88,78 @@ impl Output {
     /// # Errors
     /// When it cannot be opened, or another process holds the lock.
     pub fn open(target: Target, options: OpenOptionsOf) -> io::Result<Self> {
-        let sink = Sink::open(&target, options)?;
-        Ok(Self { target, options, sink: Some(sink), buf: Vec::new(), written: 0, dirty: false })
+        let mut output = Self::lazy(target, options);
+        output.connect(Sink::open(&output.target, options)?)?;
+        Ok(output)
     }
 
     /// An output that is opened when the first bytes are written.
     pub fn lazy(target: Target, options: OpenOptionsOf) -> Self {
-        Self { target, options, sink: None, buf: Vec::new(), written: 0, dirty: false }
+        Self {
+            target,
+            options,
+            sink: None,
+            buf: Vec::new(),
+            written: 0,
+            dirty: false,
+            position: None,
+            index: None,
+        }
+    }
+
+    fn connect(&mut self, sink: Sink) -> io::Result<()> {
+        self.position = match sink.file() {
+            Some(file) => Some(file.metadata()?).filter(|m| m.is_file()).map(|m| (m.len(), m.ino())),
+            None => None,
+        };
+        self.sink = Some(sink);
+        Ok(())
+    }
+
+    /// Opens the audit index beside a file, after [`Output::repair`]. Other outputs have none.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is something else.
+    pub fn open_index(&mut self) -> io::Result<()> {
+        let (Target::File(path), Some((len, _))) = (&self.target, self.position) else { return Ok(()) };
+        let rest = |from| {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(from))?;
+            lines_and_checksum(&mut file.take(len - from))
+        };
+        self.index = Some(Index::open(Index::path_of(path), len, self.options.no_links, rest)?);
+        Ok(())
+    }
+
+    /// Enters numbers that the index says are in the file.
+    pub(crate) fn written_behind(&self, found: &mut Written) {
+        let Some(index) = &self.index else { return };
+        let Ok(file) = File::open(index.path()) else { return };
+        let Ok(mut reader) = crate::index::Reader::new(io::BufReader::new(file)) else { return };
+        let mut places = Vec::new();
+        while let Ok(Some((_, records))) = reader.block() {
+            for record in records {
+                let (place, from, count) = match record {
+                    Record::Source { id, group, .. } => {
+                        places.push((group, id));
+                        continue;
+                    }
+                    Record::Lines { source, seq, count } | Record::Elsewhere { source, seq, count } => {
+                        (source, seq, count)
+                    }
+                    Record::Multi { source, seq, .. } => (source, seq, 1),
+                    _ => continue,
+                };
+                if let Some((next, numbers)) = places.get(place).and_then(|key| found.get_mut(key)) {
+                    numbers.extend((from.max(*next)..from.saturating_add(count)).take(WRITTEN_MAX));
+                }
+            }
+        }
+    }
+
+    /// The audit index, to enter what is appended.
+    pub fn index(&mut self) -> Option<&mut Index> {
+        self.index.as_mut()
     }
 
     /// Cuts the end that a crash left: everything after `keep` bytes, or after the last line feed. Only for files.
@@ -97,11 +168,15 @@ impl Output {
     /// See [`repair`].
     pub fn repair(&mut self, keep: Option<u64>) -> io::Result<Option<Torn>> {
         let Target::File(path) = &self.target else { return Ok(None) };
-        match &mut self.sink {
-            Some(Sink::File(file)) if file.metadata()?.is_file() => repair(path, file, keep),
-            Some(Sink::Locked(file)) if file.metadata()?.is_file() => repair(path, file, keep),
-            _ => Ok(None),
+        let torn = match &mut self.sink {
+            Some(Sink::File(file)) if self.position.is_some() => repair(path, file, keep)?,
+            Some(Sink::Locked(file)) if self.position.is_some() => repair(path, file, keep)?,
+            _ => None,
+        };
+        if let (Some(torn), Some((len, _))) = (&torn, &mut self.position) {
+            *len = torn.kept;
         }
+        Ok(torn)
     }
 
     /// Where it goes.
@@ -114,9 +189,24 @@ impl Output {
         self.buf.extend_from_slice(bytes);
     }
 
+    /// Gives the buffer, to append whole lines to it.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buf
+    }
+
     /// Bytes not written yet.
     pub fn pending(&self) -> usize {
         self.buf.len() - self.written
+    }
+
+    /// Length of the file with everything that is pending.
+    pub fn len(&self) -> u64 {
+        self.position.map_or(0, |(len, _)| len) + self.pending() as u64
+    }
+
+    /// True when nothing was ever written to the file.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Writes everything. After an error the rest is kept, and the next call goes on where this one stopped.
@@ -125,15 +215,18 @@ impl Output {
     /// What the system said. A command that ended is started anew by the next call and gets the rest.
     pub fn flush(&mut self) -> io::Result<()> {
         while self.written < self.buf.len() {
-            let sink = match &mut self.sink {
-                Some(sink) => sink,
-                None => self.sink.insert(Sink::open(&self.target, self.options)?),
-            };
+            if self.sink.is_none() {
+                self.connect(Sink::open(&self.target, self.options)?)?;
+            }
+            let Some(sink) = &mut self.sink else { return Err(io::ErrorKind::NotConnected.into()) };
             match sink.write(&self.buf[self.written..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     self.written += n;
                     self.dirty = true;
+                    if let Some((len, _)) = &mut self.position {
+                        *len += n as u64;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -144,9 +237,19 @@ impl Output {
                 }
             }
         }
+        let result = match (&mut self.index, self.position) {
+            (Some(index), Some((len, _))) => {
+                let lines = memchr::memchr_iter(b'\n', &self.buf).count() as u64;
+                let crc = if self.buf.is_empty() { 0 } else { crc32fast::hash(&self.buf) };
+                index.flush(len, crc, lines)
+            }
+            _ => Ok(()),
+        };
+        // What the index could not take it keeps itself.
         self.buf.clear();
+        self.buf.shrink_to(BUFFER_KEPT);
         self.written = 0;
-        Ok(())
+        result
     }
 
     /// Asks the system to put everything written on the disk.
@@ -154,21 +257,26 @@ impl Output {
     /// # Errors
     /// What the system said.
     pub fn sync(&mut self) -> io::Result<()> {
-        if !self.dirty {
-            return Ok(());
+        if self.dirty {
+            let result = self.sink.as_ref().and_then(Sink::file).map_or(Ok(()), File::sync_data);
+            match result {
+                // Pipes, terminals and the like cannot be synced.
+                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32) => {}
+                other => other?,
+            }
+            self.dirty = false;
         }
-        let result = match &self.sink {
-            Some(Sink::File(file)) => file.sync_data(),
-            Some(Sink::Locked(file)) => file.sync_data(),
-            _ => Ok(()),
-        };
-        match result {
-            // Pipes, terminals and the like cannot be synced.
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32) => {}
-            other => other?,
-        }
+        self.index.as_mut().map_or(Ok(()), Index::sync)
+    }
+
+    /// Whether something was written that may not be on the disk.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// The file system was put on the disk as a whole.
+    pub fn synced(&mut self) {
         self.dirty = false;
-        Ok(())
     }
 
     /// Opens the target anew: after the file was renamed, lines go to a new one. On an error the old one stays.
@@ -186,19 +294,73 @@ impl Output {
             return Ok(());
         }
         let new = Sink::open(&self.target, self.options)?;
+        let name = self.name_of_old();
+        let had_index = self.index.is_some();
+        self.seal_index();
+        if let (Some(index), Some(name)) = (self.index.take(), name) {
+            set_aside(&index, &Index::path_of(&name));
+        }
         self.close();
-        self.sink = Some(new);
-        Ok(())
+        self.connect(new)?;
+        if had_index { self.open_index() } else { Ok(()) }
     }
 
-    /// Length and inode of the file.
-    pub fn position(&self) -> Option<(u64, u64)> {
-        let meta = match &self.sink {
-            Some(Sink::File(file)) => file.metadata(),
-            Some(Sink::Locked(file)) => file.metadata(),
-            _ => return None,
+    /// Where the open file is now, if it was renamed: the system knows.
+    fn name_of_old(&self) -> Option<PathBuf> {
+        let (Some(file), Target::File(path)) = (self.sink.as_ref().and_then(Sink::file), &self.target) else {
+            return None;
         };
-        meta.ok().filter(std::fs::Metadata::is_file).map(|m| (m.len(), m.ino()))
+        let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+        // A file that was removed has no name; its index is kept under one.
+        name.filter(|name| same_file(file, name)).or_else(|| Some(with_suffix(path, ".removed")))
+    }
+
+    fn seal_index(&mut self) {
+        if let (Some(index), Some((len, _))) = (&mut self.index, self.position) {
+            index.event(Event::Sealed);
+            // If it fails, the index says less than it could; the log is complete.
+            let _ = index.flush(len, 0, 0).and_then(|()| index.sync());
+        }
+    }
+
+    /// Ends the file and goes on with another one. `aside` renames the file that ends.
+    /// Everything must be written. On an error the old file is used on.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn rotate(&mut self, next: PathBuf, aside: Option<&Path>) -> io::Result<PathBuf> {
+        let Target::File(old) = self.target.clone() else {
+            return Err(io::Error::other("only files are rotated"));
+        };
+        self.sync()?;
+        let sealed = aside.map_or_else(|| old.clone(), Path::to_path_buf);
+        if let Some(aside) = aside {
+            std::fs::rename(&old, aside)?;
+        }
+        let target = Target::File(next);
+        let new = Sink::open(&target, self.options).inspect_err(|_| {
+            if aside.is_some() {
+                // The name is free: what was there is this very file.
+                let _ = std::fs::rename(&sealed, &old);
+            }
+        })?;
+        self.seal_index();
+        let had_index = self.index.is_some();
+        if let (Some(index), Some(aside)) = (self.index.take(), aside) {
+            set_aside(&index, &Index::path_of(aside));
+        }
+        self.close();
+        self.target = target;
+        self.connect(new)?;
+        if had_index {
+            self.open_index()?;
+        }
+        Ok(sealed)
+    }
+
+    /// Length and inode of the file, as far as written.
+    pub fn position(&self) -> Option<(u64, u64)> {
+        self.position
     }
 
     fn close(&mut self) {
@@ -216,7 +378,63 @@ impl Drop for Output {
     }
 }
 
+/// Most numbers of one run that are looked at: a source has fewer lines under way.
+const WRITTEN_MAX: usize = 1 << 20;
+/// Memory that an output keeps between two batches.
+const BUFFER_KEPT: usize = 4 << 20;
+
+/// Lines and CRC-32 of what is left of a file.
+fn lines_and_checksum(input: &mut impl Read) -> io::Result<(u64, u32)> {
+    let (mut lines, mut crc) = (0, crc32fast::Hasher::new());
+    let mut buf = [0; 64 << 10];
+    loop {
+        match input.read(&mut buf) {
+            Ok(0) => return Ok((lines, crc.finalize())),
+            Ok(n) => {
+                lines += memchr::memchr_iter(b'\n', &buf[..n]).count() as u64;
+                crc.update(&buf[..n]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Renames an index after its log. One that was renamed already (by logrotate) stays where it is; so does one whose
+/// new name is taken, with a number.
+fn set_aside(index: &Index, name: &Path) {
+    if !index.is_at_its_path() {
+        return;
+    }
+    let names =
+        std::iter::once(name.to_path_buf()).chain((1..1000).map(|n| with_suffix(name, &format!(".{n}"))));
+    for name in names {
+        if !name.exists() {
+            // The log is complete without it.
+            if let Err(error) = std::fs::rename(index.path(), &name) {
+                tracing::warn!(index = %index.path().display(), %error, "The audit index cannot be renamed.");
+            }
+            return;
+        }
+    }
+}
+
+/// A path with something behind its name.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 impl Sink {
+    fn file(&self) -> Option<&File> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Locked(file) => Some(file),
+            Self::Command(_) => None,
+        }
+    }
+
     fn open(target: &Target, options: OpenOptionsOf) -> io::Result<Self> {
         match target {
             Target::File(path) => open_file(path, options),
@@ -262,7 +480,8 @@ fn open_file(path: &Path, options: OpenOptionsOf) -> io::Result<Sink> {
     }
 }
 
-fn same_file(file: &File, path: &Path) -> bool {
+/// Whether a name still means an open file.
+pub(crate) fn same_file(file: &File, path: &Path) -> bool {
     match (file.metadata(), path.metadata()) {
         (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
         _ => false,
@@ -323,6 +542,70 @@ mod tests {
         output.flush().expect("flush");
         assert_eq!(std::fs::read(dir.path().join("a.log.1")).expect("read"), b"1\n2\n");
         assert_eq!(std::fs::read(&path).expect("read"), b"3\n");
+    }
+
+    fn audited(path: &Path) -> Output {
+        let mut output = Output::open(Target::File(path.into()), PLAIN).expect("open");
+        output.open_index().expect("index");
+        output
+    }
+
+    fn put(output: &mut Output, seq: u64) {
+        output.append(format!("{seq}\n").as_bytes());
+        let group = bytes::Bytes::from_static(b"g");
+        output.index().expect("index").line(&group, log_stream::SourceId([1; 16]), seq, 1);
+        output.flush().expect("flush");
+    }
+
+    #[test]
+    fn the_index_follows_a_renamed_file() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("a.log");
+        let mut output = audited(&path);
+        put(&mut output, 1);
+        std::fs::rename(&path, dir.path().join("a.log-1")).expect("rename");
+        output.reopen().expect("reopen");
+        put(&mut output, 2);
+        assert!(dir.path().join("a.log-1.audit").exists());
+        // By logrotate, both at once.
+        std::fs::rename(&path, dir.path().join("a.log-2")).expect("rename");
+        std::fs::rename(dir.path().join("a.log.audit"), dir.path().join("a.log.audit-2")).expect("rename");
+        output.reopen().expect("reopen");
+        put(&mut output, 3);
+        // Removed.
+        std::fs::remove_file(&path).expect("remove");
+        output.reopen().expect("reopen");
+        assert!(dir.path().join("a.log.removed.audit").exists());
+        put(&mut output, 4);
+        drop(output);
+        let paths = ["a.log-1", "a.log-2", "a.log"].map(|name| dir.path().join(name));
+        let audit = crate::audit::Audit::of(&paths).expect("audit");
+        let source = audit.sources.values().next().expect("one");
+        assert_eq!((source.lines, source.holes()), (3, vec![(3, 3)]), "{audit:?}");
+    }
+
+    #[test]
+    fn a_file_is_ended_and_another_begun() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = |name: &str| dir.path().join(name);
+        let mut output = audited(&path("a.log"));
+        put(&mut output, 1);
+        assert_eq!(output.rotate(path("a.log"), Some(&path("a.log-x"))).expect("rotate"), path("a.log-x"));
+        put(&mut output, 2);
+        assert_eq!(output.rotate(path("b.log"), None).expect("rotate"), path("a.log"));
+        put(&mut output, 3);
+        // The next file cannot be opened: the old one is used on, under its name.
+        output.rotate("/proc/nothing/x".into(), Some(&path("aside"))).expect_err("no such place");
+        put(&mut output, 4);
+        drop(output);
+        let read = |name: &str| std::fs::read_to_string(path(name)).expect(name);
+        assert_eq!(
+            (read("a.log-x"), read("a.log"), read("b.log")),
+            ("1\n".into(), "2\n".into(), "3\n4\n".into())
+        );
+        let audit = crate::audit::Audit::of(&["a.log-x", "a.log", "b.log"].map(path)).expect("audit");
+        assert!(audit.is_clean(), "{audit:?}");
+        assert_eq!(audit.files.iter().map(|f| f.sealed).collect::<Vec<_>>(), [true, true, false]);
     }
 
     #[test]

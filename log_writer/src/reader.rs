@@ -30,6 +30,8 @@ pub struct Control {
     pub stop: AtomicBool,
     /// How often files are to be opened anew.
     pub reopens: AtomicU64,
+    /// How often new files are to be begun.
+    pub rotations: AtomicU64,
     /// How often counters are to be shown.
     pub shows: AtomicU64,
 }
@@ -74,6 +76,11 @@ impl Reader {
         Self { config, groups, queue, control, sender: (none, Bytes::new()) }
     }
 
+    /// The audit groups that are joined.
+    pub fn audit_groups(&self) -> Vec<GroupName> {
+        self.groups.iter().filter(|(_, _, audit)| *audit).map(|(group, ..)| *group).collect()
+    }
+
     /// The thread: returns when the program ends.
     pub fn run(mut self) {
         let mut pause = Duration::ZERO;
@@ -85,7 +92,7 @@ impl Reader {
                     (pause, complained) = (Duration::ZERO, None);
                     let down_ms = lost.map(|at| at.elapsed().as_millis());
                     info!(daemon = %name, session = %sender.private_group(), down_ms, "Session is up.");
-                    if self.queue.push(Item::Up(sender), || ()) == Pushed::Closed {
+                    if self.queue.push(Item::Up(sender), |_| ()) == Pushed::Closed {
                         return;
                     }
                     let why = self.read(receiver);
@@ -98,7 +105,7 @@ impl Reader {
                          from here until the next session."
                     );
                     lost = Some(Instant::now());
-                    if self.queue.push(Item::Lost, || ()) == Pushed::Closed {
+                    if self.queue.push(Item::Lost, |_| ()) == Pushed::Closed {
                         return;
                     }
                 }
@@ -200,16 +207,23 @@ impl Reader {
                 mess_type: data.message_type(),
                 payload: data.to_bytes(),
             };
-            let slow = || {
-                let (bytes, _) = self.queue.fill();
+            let slow = |why: Option<std::io::Error>| {
+                let fill = self.queue.fill();
+                let disk = why.map(|error| error.to_string());
                 warn!(
-                    bytes,
-                    "The output is slow: everything that may be read ahead is in memory, reading stops. When it \
-                     lasts, the daemon drops this session; numbered sources then send again, others lose lines."
+                    bytes = fill.bytes,
+                    spilled = fill.spilled,
+                    disk,
+                    "The output is slow: everything that may be read ahead is read, reading stops. When it lasts, the \
+                     daemon drops this session; numbered sources then send again, others lose lines."
                 );
             };
             match self.queue.push(Item::Message(message), slow) {
                 Pushed::Done => {}
+                Pushed::Spills => {
+                    let bytes = self.queue.fill().bytes;
+                    warn!(bytes, "The output is slow: memory for reading ahead is full, lines wait on disk.");
+                }
                 Pushed::Waited(time) => {
                     info!(waited_ms = time.as_millis(), "The output took lines again; reading goes on.");
                 }

@@ -1,6 +1,7 @@
 //! Threads and signals of the program.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,12 +11,16 @@ use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Fsync};
+use crate::archive::Archiver;
+use crate::config::{Config, Fsync, SessionConfig};
+use crate::ended::Ended;
+use crate::output::with_suffix;
 use crate::queue::Queue;
 use crate::reader::{Control, Reader};
-use crate::route::Router;
+use crate::route::{Router, RouterOptions};
+use crate::spill::Spill;
 use crate::state::State;
-use crate::writer::Writer;
+use crate::writer::{Parts, Writer};
 
 /// At the end a reader that waits for its daemon is not waited for longer than this.
 const READER_LIMIT: Duration = Duration::from_secs(3);
@@ -64,31 +69,67 @@ struct Prepared {
     queue: Arc<Queue>,
 }
 
-fn prepare(
-    config: &Config,
-    session: &crate::config::SessionConfig,
-    control: &Arc<Control>,
-) -> anyhow::Result<Prepared> {
+fn prepare(config: &Config, session: &SessionConfig, control: &Arc<Control>) -> anyhow::Result<Prepared> {
     let state = match &session.state {
         Some(path) => State::load(path).with_context(|| {
             format!("the state file {} (move it away to start without a position)", path.display())
         })?,
         None => None,
     };
-    let (router, torn) = Router::open(session, config.lock, config.fsync != Fsync::Never, state.as_ref())?;
+    let durable = config.fsync != Fsync::Never;
+    let options =
+        RouterOptions { lock: config.lock, durable, index: config.index, now: jiff::Timestamp::now() };
+    let (router, torn) = Router::open(session, options, state.as_ref())?;
     for torn in torn {
         warn!(
             bytes = torn.cut, kept = torn.kept, saved = %torn.saved.display(),
             "The end of the output was not complete after the last run; it was cut and saved."
         );
     }
-    let queue = Arc::new(Queue::new(config.buffer_bytes));
+    let ended = match &session.state {
+        Some(path) if config.exactly_once => {
+            let path = with_suffix(path, ".ended");
+            let ended = Ended::load(path.clone());
+            Some(ended.with_context(|| format!("the positions of ended sources {}", path.display()))?)
+        }
+        _ => None,
+    };
+    let plans = router.plans();
+    let archiver = match plans.is_empty() {
+        true => None,
+        false => Some(Archiver::start(plans).context("no thread for complete files")?),
+    };
+    let queue = Arc::new(match spill_path(config, session) {
+        Some(path) => Queue::with_spill(config.buffer_bytes, Spill::new(path, config.spill_bytes)),
+        None => Queue::new(config.buffer_bytes),
+    });
     let reader =
         Reader::new(session.clone(), config.audit_suffix.as_deref(), Arc::clone(&queue), Arc::clone(control));
-    let state_path = session.state.clone();
-    let writer =
-        Writer::new(config.clone(), state_path, state, router, Arc::clone(&queue), Arc::clone(control));
+    let writer = Writer::new(Parts {
+        config: config.clone(),
+        state_path: session.state.clone(),
+        state,
+        ended,
+        router,
+        audit_groups: reader.audit_groups(),
+        archiver,
+        queue: Arc::clone(&queue),
+        control: Arc::clone(control),
+    });
     Ok(Prepared { reader, writer, queue })
+}
+
+/// Where lines wait on disk: in the directory that was given, or beside the state file.
+fn spill_path(config: &Config, session: &SessionConfig) -> Option<PathBuf> {
+    if config.spill_bytes == 0 {
+        return None;
+    }
+    let name = format!("log_writer-{}-{:016x}.spill", std::process::id(), rand::random::<u64>());
+    match (&config.spill_dir, &session.state) {
+        (Some(dir), _) => Some(dir.join(name)),
+        (None, Some(state)) => Some(state.with_file_name(name)),
+        (None, None) => None,
+    }
 }
 
 /// Starts the two threads of a session; gives the writer's.
@@ -134,7 +175,10 @@ fn watch(signals: SigSet, control: &Control, queues: &[Arc<Queue>]) {
             Signal::SIGHUP => {
                 control.reopens.fetch_add(1, Ordering::Relaxed);
             }
-            Signal::SIGUSR2 | Signal::SIGUSR1 => {
+            Signal::SIGUSR1 => {
+                control.rotations.fetch_add(1, Ordering::Relaxed);
+            }
+            Signal::SIGUSR2 => {
                 control.shows.fetch_add(1, Ordering::Relaxed);
             }
             _ if control.stopping() => {

@@ -7,13 +7,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use log_stream::sequencer::GapReason;
+use jiff::Timestamp;
 use log_stream::{Output as Event, Sequencer, SourceId, TYPE_FRAME};
 use spread::blocking::Sender;
-use spread::{PrivateGroup, Service};
+use spread::{GroupName, PrivateGroup, Service};
 use tracing::{debug, error, info, warn};
 
-use crate::config::{Config, Fsync};
+use crate::archive::Archiver;
+use crate::audit::reason_of;
+use crate::config::{Config, Fsync, Order};
+use crate::ended::Ended;
+use crate::index;
+use crate::order::{Held, TimeOrder};
 use crate::output::Target;
 use crate::queue::{Item, Queue};
 use crate::reader::Control;
@@ -26,7 +31,7 @@ const BATCH_BYTES: usize = 1 << 20;
 const SYNC_LINES: u64 = 4_000;
 /// Shortest time between two rounds of acknowledgements.
 const ACK_EVERY: Duration = Duration::from_millis(50);
-/// A round of acknowledgements costs so much per source, so that many sources do not mean constant work.
+/// A round of acknowledgements costs so much per source or file, so that many do not mean constant work.
 const ACK_COST: Duration = Duration::from_micros(20);
 /// The daemon must take acknowledgements in this time; they are repeated anyway.
 const ACK_LIMIT: Duration = Duration::from_millis(200);
@@ -39,10 +44,50 @@ const CLEAN_EVERY: Duration = Duration::from_secs(600);
 /// At the end of the program an output that fails is tried for so long.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
+/// So long a writer waits for its own wish to rotate to come back in the order of lines.
+const ROTATE_LIMIT: Duration = Duration::from_secs(10);
+/// Clocks of writers may differ by so much; other wishes to rotate are not followed.
+const ROTATE_AHEAD_MAX: i64 = 600;
+
+/// What a writer works with.
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// Where the position is kept.
+    pub state_path: Option<PathBuf>,
+    /// The position that was kept.
+    pub state: Option<State>,
+    /// Positions of sources that have ended.
+    pub ended: Option<Ended>,
+    /// Open outputs.
+    pub router: Router,
+    /// Audit groups, in which writers tell each other when to rotate.
+    pub audit_groups: Vec<GroupName>,
+    /// Takes complete files.
+    pub archiver: Option<Archiver>,
+    /// Where messages come from.
+    pub queue: Arc<Queue>,
+    /// Flags of all threads.
+    pub control: Arc<Control>,
+}
+
 /// Writes what its queue brings.
 pub struct Writer {
     config: Config,
     state_path: Option<PathBuf>,
+    ended: Option<Ended>,
+    audit_groups: Vec<GroupName>,
+    archiver: Option<Archiver>,
+    order: Option<TimeOrder>,
+    released: Vec<Held>,
+    next_rotation: Option<Timestamp>,
+    /// When the wish to rotate was sent.
+    rotation_asked: Option<Instant>,
+    rotations: u64,
+    /// Signals that asked for new files.
+    rotations_wanted: u64,
+    /// The last wish for new files in the middle of a period.
+    forced: Option<(SourceId, Timestamp)>,
     queue: Arc<Queue>,
     control: Arc<Control>,
     router: Router,
@@ -62,6 +107,7 @@ pub struct Writer {
     complained: Option<Instant>,
     rejects: Rejects,
     failing: bool,
+    spilling: bool,
     /// Standard output was closed by its reader.
     closed: bool,
     bytes: u64,
@@ -75,23 +121,48 @@ struct Rejects {
 
 impl Writer {
     /// A writer over open outputs.
-    pub fn new(
-        config: Config,
-        state_path: Option<PathBuf>,
-        state: Option<State>,
-        router: Router,
-        queue: Arc<Queue>,
-        control: Arc<Control>,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { config, state_path, state, ended, mut router, audit_groups, archiver, queue, control } =
+            parts;
         let me = state.as_ref().and_then(|s| s.writer).unwrap_or_else(|| SourceId(rand::random()));
         let mut sequencer = Sequencer::new(me);
-        for (group, source, next) in state.into_iter().flat_map(|s| s.positions) {
-            sequencer.restore(group, source, next);
+        let mut order = None;
+        if let Order::Time(window) = config.order {
+            order = Some(TimeOrder::new(window, config.buffer_bytes / 2));
         }
+        let positions = state.map(|s| s.positions).unwrap_or_default();
+        for (group, source, next) in &positions {
+            sequencer.restore(group.clone(), *source, *next);
+        }
+        if order.is_some() {
+            for ((group, source), (_, numbers)) in router.written_behind(&positions) {
+                sequencer.restore_written(&group, source, numbers);
+            }
+        }
+        if let Some(ended) = &ended {
+            sequencer.remember_ended();
+            for (group, source, next) in ended.positions() {
+                sequencer.restore_ended(group.clone(), *source, *next);
+            }
+        }
+        if let Some(archiver) = &archiver {
+            router.take_sealed().into_iter().for_each(|job| archiver.take(job));
+        }
+        let next_rotation = router.next_rotation();
         let now = Instant::now();
         Self {
             config,
             state_path,
+            ended,
+            audit_groups,
+            archiver,
+            order,
+            released: Vec::new(),
+            next_rotation,
+            rotation_asked: None,
+            rotations: 0,
+            rotations_wanted: 0,
+            forced: None,
             queue,
             control,
             router,
@@ -110,6 +181,7 @@ impl Writer {
             complained: None,
             rejects: Rejects::default(),
             failing: false,
+            spilling: false,
             closed: false,
             bytes: 0,
         }
@@ -123,7 +195,22 @@ impl Writer {
         loop {
             // Before the last look into the queue, so that nothing that came before the end is missed.
             let last = self.control.stopping() && reader_ended();
-            let items = self.queue.take(if last { Duration::ZERO } else { self.wait_time() });
+            let items = match self.queue.take(if last { Duration::ZERO } else { self.wait_time() }) {
+                Ok(items) => items,
+                Err(error) => {
+                    error!(%error, "Lines that waited on disk cannot be read; numbered sources send them again.");
+                    // As after a lost session: what plain lines follow is not known.
+                    self.sequencer.handle_session_lost();
+                    self.router.event(index::Event::SessionLost);
+                    continue;
+                }
+            };
+            if self.spilling != (self.queue.fill().spilled > 0) {
+                self.spilling = !self.spilling;
+                if !self.spilling {
+                    info!("The lines that waited on disk are taken.");
+                }
+            }
             let cost = items.iter().map(Queue::cost).sum();
             let idle = items.is_empty();
             for item in items {
@@ -132,7 +219,8 @@ impl Writer {
             // Lines are in the buffers of the outputs now, which are written before more is taken.
             self.work(idle);
             self.queue.done(cost);
-            if last {
+            // At the end, what waits on disk is still taken, as long as the output takes it.
+            if last && (idle || self.failing) {
                 return self.end();
             }
         }
@@ -151,7 +239,13 @@ impl Writer {
         let ack = self.sequencer.wants_acks().then(|| self.ack_due().saturating_duration_since(now));
         let ack = ack.filter(|_| self.unsynced == 0).map(|t| t.max(Duration::from_millis(5)));
         let end = self.control.stopping().then_some(Duration::from_millis(20));
-        [flush, sync, ack, end].into_iter().flatten().min().unwrap_or(Duration::from_secs(1))
+        let rotate = self.next_rotation.map(|at| match self.rotation_asked {
+            Some(asked) => (asked + ROTATE_LIMIT).saturating_duration_since(now),
+            None => Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default(),
+        });
+        let order = self.order.as_ref().and_then(TimeOrder::deadline);
+        let order = order.map(|at| at.saturating_duration_since(now));
+        [flush, sync, ack, end, rotate, order].into_iter().flatten().min().unwrap_or(Duration::from_secs(1))
     }
 
     fn handle(&mut self, item: Item) {
@@ -160,6 +254,7 @@ impl Writer {
             Item::Lost => {
                 self.sender = None;
                 self.sequencer.handle_session_lost();
+                self.router.event(index::Event::SessionLost);
             }
             Item::Message(m) => {
                 let now = self.begun.elapsed();
@@ -187,27 +282,35 @@ impl Writer {
 
     fn event(&mut self, group: &Bytes, event: Event) {
         match event {
-            Event::Line { line, origin: _ } => {
+            Event::Line { line, origin } => {
+                self.bytes += line.len() as u64;
+                if let Some(order) = &mut self.order {
+                    let held = Held { group: group.clone(), line, origin };
+                    order.push(Instant::now(), held, &mut self.released);
+                    return self.write_released();
+                }
                 self.waiting.get_or_insert_with(Instant::now);
                 self.unsynced += 1;
-                self.bytes += line.len() as u64;
-                self.router.append(group, &line);
+                return self.router.append(group, &line, origin);
             }
+            Event::Rotate { writer, at, now } => return self.rotation(writer, at, now),
+            Event::Reject(why) => return self.reject(why),
+            _ => self.router.note(group, &event),
+        }
+        match event {
             Event::Source { source, group, first, about } => {
                 let about = String::from_utf8_lossy(&about).replace('\n', " ");
                 let (group, about) = (text(&group), about.escape_debug().to_string());
                 debug!(%source, group, first, about, "New source.");
             }
             Event::Gap { source, group, from, to, reason } => {
-                let (group, lines) = (text(&group), to - from + 1);
-                let reason = match reason {
-                    GapReason::Publisher => "the web server dropped them",
-                    GapReason::Elsewhere => "another log writer has them, or the web server gave them up",
-                    GapReason::Lost => "they were lost on the way",
-                };
+                let (group, lines, reason) = (text(&group), to - from + 1, reason_of(reason));
                 warn!(%source, group, from, to, lines, reason, "GAP: lines are missing here.");
             }
-            Event::End { source, group, last, next: _, complete } => {
+            Event::End { source, group, last, next, complete } => {
+                if let Some(ended) = &mut self.ended {
+                    ended.add(&group, source, next);
+                }
                 let group = text(&group);
                 if complete {
                     debug!(%source, group, last, "Source ended, all its lines are written.");
@@ -215,8 +318,101 @@ impl Writer {
                     warn!(%source, group, last, "GAP: a source ended before its last lines arrived.");
                 }
             }
-            Event::Duplicate { .. } | Event::Rotate { .. } => {}
-            Event::Reject(why) => self.reject(why),
+            _ => {}
+        }
+    }
+
+    /// A writer asks for new files here.
+    // spec: log_writer L-17
+    fn rotation(&mut self, writer: SourceId, at: i64, forced: bool) {
+        let now = Timestamp::now();
+        let Some(at) =
+            Timestamp::from_second(at).ok().filter(|at| at.as_second() <= now.as_second() + ROTATE_AHEAD_MAX)
+        else {
+            return self
+                .reject("a wish to rotate for a time to come; do the clocks of the log writers differ?");
+        };
+        // The message may come once for each group.
+        if forced && self.forced.replace((writer, at)) != Some((writer, at))
+            || self.next_rotation.is_some_and(|next| next <= at)
+        {
+            self.rotate(at, forced);
+        }
+    }
+
+    fn rotate(&mut self, at: Timestamp, forced: bool) {
+        // Everything before the mark belongs to the old files.
+        self.release();
+        self.flush();
+        let (begun, failed) = self.router.rotate(at, forced);
+        for (target, error) in &failed {
+            error!(%target, %error, "No new file could be begun; lines go on to the old one.");
+        }
+        self.rotations += 1;
+        self.rotation_asked = None;
+        self.next_rotation = self.router.next_rotation();
+        info!(period = %at, begun, "New files begun.");
+        self.save_state();
+        self.archive();
+    }
+
+    fn archive(&mut self) {
+        let sealed = self.router.take_sealed();
+        if let Some(archiver) = &self.archiver {
+            sealed.into_iter().for_each(|job| archiver.take(job));
+        }
+    }
+
+    /// Looks at the clock: when a period ends, all writers are asked for new files, this one too. Where the message
+    /// stands in the order of lines, all of them begin a new file, so the files are the same.
+    fn look_at_clock(&mut self) {
+        let Some(next) = self.next_rotation.filter(|next| *next <= Timestamp::now()) else { return };
+        if let Some(asked) = self.rotation_asked {
+            if asked.elapsed() >= ROTATE_LIMIT {
+                warn!(
+                    "The wish to rotate did not come back; rotating alone: files of other writers may differ here."
+                );
+                self.rotate(next, false);
+            }
+            return;
+        }
+        // After a long sleep only the present period matters.
+        if self.ask_for_rotation(Timestamp::now().max(next), false) {
+            self.rotation_asked = Some(Instant::now());
+        }
+    }
+
+    /// Asks all writers, this one too, for new files; without a session this one alone. True when it was asked.
+    fn ask_for_rotation(&mut self, at: Timestamp, now: bool) -> bool {
+        let marker = self.sequencer.rotation(at.as_second(), now);
+        if let (Some(sender), Some(marker), false) = (&mut self.sender, marker, self.audit_groups.is_empty())
+        {
+            sender.set_send_timeout(Some(ACK_LIMIT));
+            let sent = sender
+                .enqueue(Service::AGREED, self.audit_groups.as_slice(), TYPE_FRAME, marker)
+                .and_then(|()| sender.flush_timeout(ACK_LIMIT));
+            if let Err(error) = sent {
+                debug!(%error, "The wish to rotate was not taken.");
+            }
+            return true;
+        }
+        self.rotate(at, now);
+        false
+    }
+
+    fn write_released(&mut self) {
+        for held in std::mem::take(&mut self.released) {
+            self.waiting.get_or_insert_with(Instant::now);
+            self.unsynced += 1;
+            self.router.append(&held.group, &held.line, held.origin);
+        }
+    }
+
+    /// Writes all lines that are held for their order.
+    fn release(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.release(&mut self.released);
+            self.write_released();
         }
     }
 
@@ -235,10 +431,18 @@ impl Writer {
             self.reopens = reopens;
             self.reopen();
         }
+        let rotations = self.control.rotations.load(Ordering::Relaxed);
+        if rotations != self.rotations_wanted {
+            self.rotations_wanted = rotations;
+            self.ask_for_rotation(Timestamp::now(), true);
+        }
         let shows = self.control.shows.load(Ordering::Relaxed);
         if shows != self.shows {
             self.shows = shows;
             self.show();
+        }
+        if self.order.as_ref().and_then(TimeOrder::deadline).is_some_and(|at| at <= Instant::now()) {
+            self.release();
         }
         let due = self.waiting.is_some_and(|at| at.elapsed() >= self.config.flush_every);
         if due || self.urgent && idle {
@@ -250,6 +454,8 @@ impl Writer {
         if self.waiting.is_none() && self.unsynced == 0 {
             self.acknowledge(false);
         }
+        self.look_at_clock();
+        self.archive();
         if self.cleaned.elapsed() >= CLEAN_EVERY {
             self.cleaned = Instant::now();
             self.sequencer.forget_silent(self.begun.elapsed());
@@ -339,8 +545,8 @@ impl Writer {
     }
 
     fn ack_due(&self) -> Instant {
-        let sources = u32::try_from(self.sequencer.sources()).unwrap_or(u32::MAX);
-        self.acked + ACK_EVERY.max(ACK_COST * sources)
+        let entries = self.sequencer.sources() + self.router.file_count();
+        self.acked + ACK_EVERY.max(ACK_COST * u32::try_from(entries).unwrap_or(u32::MAX))
     }
 
     /// Tells the sources what is durable, and asks for what is missing. Everything handled is written.
@@ -352,6 +558,9 @@ impl Writer {
         }
         self.acked = Instant::now();
         self.urgent = false;
+        if let Some(order) = &self.order {
+            self.sequencer.hold(&order.lowest());
+        }
         // What is acknowledged is never sent again: the position must be kept first.
         if !self.save_state() || !self.config.acks {
             return;
@@ -374,6 +583,13 @@ impl Writer {
     }
 
     fn save_state(&mut self) -> bool {
+        if let Some(ended) = &mut self.ended
+            && let Err(error) = ended.save(self.config.fsync != Fsync::Never)
+        {
+            let target = Target::File(ended.path().into());
+            self.complain(&[(target, error)]);
+            return false;
+        }
         let Some(path) = &self.state_path else { return true };
         let positions = self.sequencer.positions().map(|(g, s, n)| (g.clone(), s, n)).collect();
         let state = State { writer: Some(self.sequencer.me()), files: self.router.files(), positions };
@@ -389,7 +605,8 @@ impl Writer {
 
     fn show(&self) {
         let c = self.sequencer.counters();
-        let (queued, high_water) = self.queue.fill();
+        let (held, late) = self.order.as_ref().map_or((0, 0), TimeOrder::counts);
+        let fill = self.queue.fill();
         info!(
             lines = c.lines,
             bytes = self.bytes,
@@ -400,14 +617,22 @@ impl Writer {
             asked = c.asked,
             rejected = c.rejected,
             sources = self.sequencer.sources(),
-            queued,
-            high_water,
+            rotations = self.rotations,
+            held,
+            late,
+            queued = fill.bytes,
+            high_water = fill.high_water,
+            spilled = fill.spilled,
+            spilled_total = fill.spilled_total,
+            spill_high_water = fill.spill_high_water,
             "Counters."
         );
     }
 
     /// The end of the program: everything out, the last acknowledgements, farewell.
     fn end(mut self) -> usize {
+        self.release();
+        self.router.event(index::Event::Stop);
         if self.flush() {
             self.sync();
             if self.unsynced == 0 {
@@ -415,6 +640,10 @@ impl Writer {
             }
         }
         self.show();
+        self.archive();
+        if let Some(archiver) = self.archiver.take() {
+            archiver.finish();
+        }
         if let Some(mut sender) = self.sender.take() {
             sender.set_send_timeout(Some(Duration::from_secs(1)));
             // Nothing is left to lose.

@@ -39,6 +39,9 @@ pub const FLAG_RESEND: u8 = 0x08;
 /// In an acknowledgement: the writer ends in order, its answers are not to be waited for.
 pub const FLAG_LAST: u8 = 0x10;
 
+/// In a rotation: now, whatever the period.
+pub const FLAG_NOW: u8 = 0x20;
+
 /// Identity of a source: random, chosen once by each child process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub [u8; 16]);

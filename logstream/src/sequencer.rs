@@ -5,12 +5,12 @@
 //! depend on the stream alone: two writers that receive the same messages write the same bytes.
 // spec: log_writer L-4
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::frame::{ANYONE, FLAG_LAST, FLAG_RESEND, FLAG_STRICT, Frame, Kind, SourceId};
+use crate::frame::{ANYONE, FLAG_LAST, FLAG_NOW, FLAG_RESEND, FLAG_STRICT, Frame, Kind, SourceId};
 use crate::{MESSAGE_BYTES_MAX, number_of};
 
 /// Most sources of one group that are remembered; the longest silent ones are forgotten for new ones.
@@ -80,8 +80,12 @@ pub enum Output {
     },
     /// A log writer asks all to begin new files here, for the period that begins at this time (seconds since 1970).
     Rotate {
+        /// Who asks.
+        writer: SourceId,
         /// Begin of the new period.
         at: i64,
+        /// Also in the middle of a period.
+        now: bool,
     },
     /// Something that is no message of the log.
     Reject(&'static str),
@@ -157,6 +161,10 @@ struct Source {
     resend: bool,
     asked: Option<Duration>,
     heard: Duration,
+    /// The first number that is handled, but not written.
+    held: Option<u64>,
+    /// Numbers not below `next` that were written before a restart.
+    written: BTreeSet<u64>,
 }
 
 /// What a frame or a plain line is for the log.
@@ -197,6 +205,25 @@ impl Sequencer {
         self.groups.entry(group).or_default().sources.insert(source, source_state);
     }
 
+    /// Lines from this number on are handled, but not written yet: the source is told so, and positions say so. `None`:
+    /// everything handled is written.
+    pub fn hold(&mut self, lowest: &BTreeMap<(Bytes, SourceId), u64>) {
+        for (name, group) in &mut self.groups {
+            for (id, source) in &mut group.sources {
+                let held = lowest.get(&(name.clone(), *id)).copied();
+                source.dirty |= source.held != held;
+                source.held = held;
+            }
+        }
+    }
+
+    /// Lines behind the restored position of a source that are in the log already.
+    pub fn restore_written(&mut self, group: &Bytes, source: SourceId, numbers: BTreeSet<u64>) {
+        if let Some(source) = self.groups.get_mut(group).and_then(|g| g.sources.get_mut(&source)) {
+            source.written = numbers;
+        }
+    }
+
     /// Restores the position of a source that has ended.
     pub fn restore_ended(&mut self, group: Bytes, source: SourceId, next: u64) {
         let group = self.groups.entry(group).or_default();
@@ -207,7 +234,7 @@ impl Sequencer {
 
     /// Positions to keep in a state file: group, source, next number.
     pub fn positions(&self) -> impl Iterator<Item = (&Bytes, SourceId, u64)> {
-        self.groups.iter().flat_map(|(name, g)| g.sources.iter().map(move |(id, s)| (name, *id, s.next)))
+        self.groups.iter().flat_map(|(name, g)| g.sources.iter().map(move |(id, s)| (name, *id, s.done())))
     }
 
     /// Positions of sources that have ended, oldest first within a group.
@@ -271,9 +298,7 @@ impl Sequencer {
 
     /// True when [`Sequencer::acks`] would give something, or will after a short time.
     pub fn wants_acks(&self) -> bool {
-        self.groups
-            .values()
-            .any(|g| !g.unknown.is_empty() || g.sources.values().any(|s| s.dirty || s.resend))
+        self.groups.values().any(|g| !g.unknown.is_empty() || g.sources.values().any(|s| s.dirty || s.resend))
     }
 
     /// Acknowledgements and requests: receiver (private group) and message. An acknowledgement covers everything
@@ -307,7 +332,7 @@ impl Sequencer {
                     counters.asked += 1;
                     flags |= FLAG_RESEND;
                 }
-                let frame = Frame::encode(Kind::Ack, flags, *id, source.next - 1, 0, &[name, &me.0]);
+                let frame = Frame::encode(Kind::Ack, flags, *id, source.done() - 1, 0, &[name, &me.0]);
                 messages.entry(source.sender.clone()).or_default().extend(frame);
             }
             group.unknown.retain(|_, wish| wish.times < WISHES_MAX);
@@ -325,9 +350,9 @@ impl Sequencer {
     }
 
     /// The message (for an audit group) that asks all log writers to begin new files where it stands in the order,
-    /// for the period that begins at `at` (seconds since 1970).
-    pub fn rotation(&self, at: i64) -> Option<Bytes> {
-        Frame::encode(Kind::Rotate, 0, self.me, u64::try_from(at).ok()?, 0, &[])
+    /// for the period that begins at `at` (seconds since 1970), or with `now` in the middle of one.
+    pub fn rotation(&self, at: i64, now: bool) -> Option<Bytes> {
+        Frame::encode(Kind::Rotate, if now { FLAG_NOW } else { 0 }, self.me, u64::try_from(at).ok()?, 0, &[])
     }
 
     /// What happened so far.
@@ -406,7 +431,10 @@ impl Step<'_> {
                 Kind::Gap => self.gap(arrival, frame.number("to")),
                 Kind::Goodbye => self.goodbye(arrival),
                 Kind::Rotate => match i64::try_from(frame.seq) {
-                    Ok(at) if audit => self.out.push(Output::Rotate { at }),
+                    Ok(at) if audit => {
+                        let now = frame.flags & FLAG_NOW != 0;
+                        self.out.push(Output::Rotate { writer: frame.source, at, now });
+                    }
                     _ => self.reject("a rotation outside of the audit group"),
                 },
                 Kind::Ack | Kind::Summary | Kind::Barrier => {}
@@ -455,6 +483,12 @@ impl Step<'_> {
                     self.out.extend(gap);
                 }
                 source.next = seq.saturating_add(1);
+                if source.written.remove(&seq) {
+                    self.counters.duplicates += 1;
+                    self.out.push(Output::Duplicate { source: id, seq });
+                    seq = source.next;
+                    continue;
+                }
                 self.counters.lines += 1;
                 self.out.push(Output::Line { line: line.clone(), origin: Some((id, seq)) });
             }
@@ -568,7 +602,22 @@ impl Step<'_> {
 
 impl Source {
     fn new(next: u64, sender: Bytes, now: Duration) -> Self {
-        Self { next, sender, strict: false, dirty: true, resend: false, asked: None, heard: now }
+        Self {
+            next,
+            sender,
+            strict: false,
+            dirty: true,
+            resend: false,
+            asked: None,
+            heard: now,
+            held: None,
+            written: BTreeSet::new(),
+        }
+    }
+
+    /// The number after the last one that is written, with all before it.
+    fn done(&self) -> u64 {
+        self.held.unwrap_or(self.next).clamp(1, self.next)
     }
 
     fn hear(&mut self, now: Duration, sender: &Bytes, strict: bool) {

@@ -30,7 +30,7 @@ fn get(s: &mut Sequencer, audit: bool, mess_type: i16, payload: Bytes) -> Vec<St
         .map(|o| match o {
             Output::Line { line, .. } => String::from_utf8_lossy(&line).into_owned(),
             Output::Duplicate { .. } => String::new(),
-            Output::Rotate { at } => format!("rotate {at}"),
+            Output::Rotate { writer, at, now } => format!("rotate {at} {} {now}", writer == ME),
             Output::Source { first, .. } => format!("source from {first}"),
             Output::Gap { from, to, reason, .. } => format!("gap {from}..{to} {reason:?}"),
             Output::End { last, complete, .. } => format!("end {last} {complete}"),
@@ -232,7 +232,9 @@ fn sources_are_bounded() {
 fn lines_tell_where_they_come_from_and_what_came_again() {
     let mut s = Sequencer::new(ME);
     let mut out = Vec::new();
-    for payload in [lines(false, 1, &[b"1\n", b"2\n"]), lines(false, 2, &[b"2\n"]), Bytes::from_static(b"x\n")] {
+    for payload in
+        [lines(false, 1, &[b"1\n", b"2\n"]), lines(false, 2, &[b"2\n"]), Bytes::from_static(b"x\n")]
+    {
         let mess_type = if Frame::looks_like(&payload) { TYPE_FRAME } else { TYPE_PLAIN };
         s.handle_message(at(0), &SENDER, &GROUP, false, mess_type, payload, &mut out);
     }
@@ -291,8 +293,28 @@ fn what_is_remembered_of_ended_sources_is_bounded() {
 #[test]
 fn a_rotation_stands_in_the_order_and_only_in_the_audit_group() {
     let mut s = Sequencer::new(ME);
-    let marker = s.rotation(1_700_000_000).expect("a time");
-    assert_eq!(get(&mut s, true, TYPE_FRAME, marker.clone()), ["rotate 1700000000"]);
+    let marker = s.rotation(1_700_000_000, true).expect("a time");
+    assert_eq!(get(&mut s, true, TYPE_FRAME, marker.clone()), ["rotate 1700000000 true true"]);
     assert!(get(&mut s, false, TYPE_FRAME, marker)[0].starts_with("reject"));
-    assert_eq!(s.rotation(-1), None);
+    assert_eq!(s.rotation(-1, false), None);
+}
+
+#[test]
+fn held_lines_are_neither_acknowledged_nor_part_of_the_position() {
+    let mut s = Sequencer::new(ME);
+    frame(&mut s, hello(true, 1, 1));
+    frame(&mut s, lines(true, 1, &[b"1\n", b"2\n", b"3\n"]));
+    s.hold(&[((GROUP, A), 2)].into());
+    assert_eq!(acks(&mut s, at(0)), [(1, 0)]);
+    assert_eq!(s.positions().map(|p| p.2).collect::<Vec<_>>(), [2]);
+    assert!(!s.wants_acks());
+    s.hold(&BTreeMap::new());
+    assert_eq!(acks(&mut s, at(0)), [(3, 0)]);
+    // Line 3 was written before the crash, line 2 was held.
+    let mut s = Sequencer::new(ME);
+    s.restore(GROUP, A, 2);
+    s.restore_written(&GROUP, A, [3].into());
+    frame(&mut s, hello(true, 2, 2));
+    assert_eq!(frame(&mut s, lines(true, 2, &[b"2\n", b"3\n", b"4\n"])), ["2\n", "4\n"]);
+    assert_eq!(s.counters().duplicates, 1);
 }

@@ -141,6 +141,13 @@ impl Audit {
             && self.sources.values().all(SourceReport::is_clean)
     }
 
+    /// Lines without numbers are no fault from here on.
+    pub fn allow_unnumbered(&mut self) {
+        for file in &mut self.files {
+            file.unnumbered = 0;
+        }
+    }
+
     fn file(&mut self, path: &Path) -> anyhow::Result<FileReport> {
         use anyhow::Context;
         let mut log = open::log(path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -174,21 +181,27 @@ impl Audit {
         use anyhow::Context;
         let mut report = FileReport::new(path);
         let context = || format!("cannot read {}", path.display());
-        let Some((index_path, index)) = open::index(path)? else {
+        let indexes = open::indexes_of_dir(path)?;
+        if indexes.is_empty() {
             anyhow::bail!("{} is a directory without an audit index ({0}.audit)", path.display());
-        };
-        let index_context = || format!("cannot read {}", index_path.display());
-        let mut reader = Reader::new(index).with_context(index_context)?;
-        let (mut seen, mut told) = (Seen::default(), 0);
-        while let Some((block, records)) = reader.block().with_context(index_context)? {
-            told += block.lines;
-            self.records(&records, &mut seen, &mut report);
+        }
+        let mut told = 0;
+        for index_path in indexes {
+            let index_context = || format!("cannot read {}", index_path.display());
+            let input = open::log(&index_path).with_context(index_context)?;
+            let mut reader = Reader::new(input).with_context(index_context)?;
+            let mut seen = Seen::default();
+            while let Some((block, records)) = reader.block().with_context(index_context)? {
+                told += block.lines;
+                self.records(&records, &mut seen, &mut report);
+            }
         }
         for entry in std::fs::read_dir(path).with_context(context)? {
             let file = entry.with_context(context)?.path();
             if file.is_file() && !open::is_index(&file) {
                 let mut log = open::log(&file).with_context(|| format!("cannot open {}", file.display()))?;
-                let (bytes, lines) = count(&mut log).with_context(|| format!("cannot read {}", file.display()))?;
+                let (bytes, lines) =
+                    count(&mut log).with_context(|| format!("cannot read {}", file.display()))?;
                 report.bytes += bytes;
                 report.lines += lines;
             }
@@ -201,37 +214,47 @@ impl Audit {
 
     fn records(&mut self, records: &[Record], seen: &mut Seen, report: &mut FileReport) {
         for record in records {
-            let of = |audit: &mut Self, place: &usize, change: &dyn Fn(&mut SourceReport)| {
-                if let Some(source) = seen.keys.get(*place).and_then(|key| audit.sources.get_mut(key)) {
-                    change(source);
-                }
-            };
-            match record {
+            let place = match record {
                 Record::Source { id, group, .. } => {
                     let key = (group.clone(), *id);
                     self.sources.entry(key.clone()).or_default();
                     seen.keys.push(key);
                     seen.last.push(0);
+                    continue;
                 }
-                Record::Lines { source, seq, count } => {
-                    let late = seen.pass(*source, *seq, *count);
-                    of(self, source, &|s| s.write(*seq, *count, *count, late));
+                Record::Plain(lines) => {
+                    report.unnumbered += lines;
+                    continue;
                 }
-                Record::Multi { source, seq, lines } => {
-                    let late = seen.pass(*source, *seq, 1);
-                    of(self, source, &|s| s.write(*seq, 1, *lines, late));
+                Record::Event(event) => {
+                    report.sessions_lost += u64::from(*event == Event::SessionLost);
+                    report.sealed = *event == Event::Sealed;
+                    continue;
                 }
-                Record::Plain(lines) => report.unnumbered += lines,
-                Record::Elsewhere { source, seq, count } => {
-                    of(self, source, &|s| drop(s.elsewhere.add(*seq, last_of(*seq, *count))));
+                Record::Lines { source, .. }
+                | Record::Multi { source, .. }
+                | Record::Elsewhere { source, .. }
+                | Record::Gap { source, .. }
+                | Record::Duplicates { source, .. }
+                | Record::End { source, .. } => *source,
+            };
+            let Some(source) = seen.keys.get(place).and_then(|key| self.sources.get_mut(key)) else {
+                continue;
+            };
+            match record {
+                Record::Lines { seq, count, .. } => {
+                    source.write(*seq, *count, *count, seen.pass(place, *seq, *count));
                 }
-                Record::Gap { source, seq, count, reason } => {
-                    of(self, source, &|s| s.gaps.push((*seq, last_of(*seq, *count), reason_of(*reason))));
+                Record::Multi { seq, lines, .. } => source.write(*seq, 1, *lines, seen.pass(place, *seq, 1)),
+                Record::Elsewhere { seq, count, .. } => {
+                    source.elsewhere.add(*seq, last_of(*seq, *count));
                 }
-                Record::Duplicates { source, count, .. } => of(self, source, &|s| s.left_out += count),
-                Record::End { source, last } => of(self, source, &|s| s.ended = s.ended.max(Some(*last))),
-                Record::Event(Event::SessionLost) => report.sessions_lost += 1,
-                Record::Event(event) => report.sealed = *event == Event::Sealed,
+                Record::Gap { seq, count, reason, .. } => {
+                    source.gaps.push((*seq, last_of(*seq, *count), reason_of(*reason)));
+                }
+                Record::Duplicates { count, .. } => source.left_out += count,
+                Record::End { last, .. } => source.ended = source.ended.max(Some(*last)),
+                Record::Source { .. } | Record::Plain(_) | Record::Event(_) => {}
             }
         }
     }
@@ -316,7 +339,9 @@ impl FileReport {
             self.problem(format!("the file ends at byte {}, {left} bytes are missing", self.bytes + read));
         } else if crc.finalize() != block.crc {
             let (from, line) = (self.bytes, self.lines + 1);
-            self.problem(format!("{read} bytes from byte {from} (line {line}) are not those that were written"));
+            self.problem(format!(
+                "{read} bytes from byte {from} (line {line}) are not those that were written"
+            ));
         } else if lines != block.lines {
             self.problem(format!("{} lines at byte {} were written as {}", lines, self.bytes, block.lines));
         }

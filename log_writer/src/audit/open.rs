@@ -57,6 +57,31 @@ pub fn index(log: &Path) -> anyhow::Result<Option<(PathBuf, Box<dyn Read>)>> {
     Ok(None)
 }
 
+/// The indexes of a directory of virtual hosts: the current one, and one for each period before.
+///
+/// # Errors
+/// When the directory above cannot be read.
+pub fn indexes_of_dir(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let text = dir.to_string_lossy();
+    let dir = PathBuf::from(text.trim_end_matches('/'));
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(parent).with_context(|| format!("cannot read {}", parent.display()))? {
+        let path = entry.with_context(|| format!("cannot read {}", parent.display()))?.path();
+        let file = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let middle = file.strip_prefix(&name).and_then(|rest| rest.strip_suffix(".audit"));
+        let stamp = |m: &str| {
+            m.is_empty() || m.strip_prefix('.').is_some_and(|d| d.bytes().all(|b| b.is_ascii_digit()))
+        };
+        if middle.is_some_and(stamp) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 fn candidates(log: &Path) -> Vec<PathBuf> {
     let text = log.to_string_lossy();
     let plain = COMPRESSED.iter().find_map(|s| text.strip_suffix(s)).unwrap_or(&text).trim_end_matches('/');
@@ -81,11 +106,18 @@ mod tests {
     #[test]
     fn an_index_is_looked_for_where_writers_and_logrotate_leave_it() {
         let first = |name: &str| {
-            candidates(Path::new(name)).into_iter().map(|p| p.display().to_string()).take(2).collect::<Vec<_>>()
+            candidates(Path::new(name))
+                .into_iter()
+                .map(|p| p.display().to_string())
+                .take(2)
+                .collect::<Vec<_>>()
         };
         assert_eq!(first("a/access.log")[0], "a/access.log.audit");
         assert_eq!(first("a/access.log.2.gz"), ["a/access.log.2.audit", "a/access.log.audit.2"]);
-        assert_eq!(first("access.log-20261128.zst"), ["access.log-20261128.audit", "access.log.audit-20261128"]);
+        assert_eq!(
+            first("access.log-20261128.zst"),
+            ["access.log-20261128.audit", "access.log.audit-20261128"]
+        );
         assert_eq!(first("vhosts/")[0], "vhosts.audit");
     }
 }

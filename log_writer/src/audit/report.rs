@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::compare::{Comparison, Place};
 use super::spans::Spans;
-use super::{Audit, LISTED_MAX, SourceReport};
+use super::{Audit, LISTED_MAX, SourceReport, reason_of};
+use crate::index::{Block, Record};
 
 /// Spans that a line of text lists.
 const SHOWN_MAX: usize = 8;
@@ -112,7 +113,11 @@ pub fn comparison_text(c: &Comparison) -> String {
     let names = c.paths.each_ref().map(|p| p.display().to_string());
     let mut out = String::new();
     let Some(places) = &c.differ else {
-        let _ = writeln!(out, "IDENTICAL: {} and {}: {} lines, {} bytes", names[0], names[1], c.same_lines, c.same_bytes);
+        let _ = writeln!(
+            out,
+            "IDENTICAL: {} and {}: {} lines, {} bytes",
+            names[0], names[1], c.same_lines, c.same_bytes
+        );
         return out;
     };
     let _ = writeln!(
@@ -179,4 +184,32 @@ pub fn comparison_json(c: &Comparison) -> Value {
         "differ": c.differ.as_ref().map(|p| p.each_ref().map(place)),
         "only_first": only(&c.only[0]), "only_second": only(&c.only[1]),
     })
+}
+
+/// The head of a block of an index as JSON.
+pub fn block_json(block: &Block) -> Value {
+    json!({ "block": { "offset": block.offset, "bytes": block.len, "crc32": block.crc, "lines": block.lines } })
+}
+
+/// A record of an index as JSON.
+pub fn record_json(record: &Record) -> Value {
+    match record {
+        Record::Source { id, group, first } => {
+            json!({ "new_source": id.to_string(), "group": String::from_utf8_lossy(group), "first": first })
+        }
+        Record::Lines { source, seq, count } => json!({ "lines": count, "source": source, "seq": seq }),
+        Record::Multi { source, seq, lines } => json!({ "message_of": lines, "source": source, "seq": seq }),
+        Record::Plain(lines) => json!({ "unnumbered": lines }),
+        Record::Elsewhere { source, seq, count } => {
+            json!({ "elsewhere": count, "source": source, "seq": seq })
+        }
+        Record::Gap { source, seq, count, reason } => {
+            json!({ "gap": count, "source": source, "seq": seq, "reason": reason_of(*reason) })
+        }
+        Record::Duplicates { source, seq, count } => {
+            json!({ "left_out": count, "source": source, "seq": seq })
+        }
+        Record::End { source, last } => json!({ "end": last, "source": source }),
+        Record::Event(event) => json!({ "event": event.name() }),
+    }
 }

@@ -1,0 +1,316 @@
+//! What is done with complete files, in a thread of its own: compression, then removal of the oldest.
+// spec: log_writer L-19, L-20
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+
+use anyhow::Context;
+use tracing::{error, info, warn};
+
+use crate::index::Index;
+use crate::output::with_suffix;
+use crate::rotate::{Archive, Rotation};
+
+/// Most files that wait to be compressed; more are found at the next start.
+const JOBS_MAX: usize = 65_536;
+/// Most directories that are looked into for old files.
+const DIRS_MAX: usize = 10_000;
+
+/// A complete file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Job {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is to be done.
+    pub plan: Arc<Rotation>,
+}
+
+/// The thread.
+#[derive(Debug)]
+pub struct Archiver {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Archiver {
+    /// Starts the thread. Files of these plans that an earlier run left are looked for; `current` ones are not
+    /// touched.
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub fn start(plans: Vec<(Arc<Rotation>, Vec<PathBuf>)>) -> io::Result<Self> {
+        let (jobs, inbox) = sync_channel(JOBS_MAX);
+        let work = move || {
+            for (plan, current) in plans {
+                let current: BTreeSet<_> = current.into_iter().collect();
+                for path in complete_files(&plan).into_values().flatten() {
+                    if plan.archive != Archive::Keep && !is_packed(&path) && !current.contains(&path) {
+                        handle(&Job { path, plan: Arc::clone(&plan) });
+                    }
+                }
+            }
+            run(&inbox);
+        };
+        let thread = thread::Builder::new().name("archive".into()).spawn(work)?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Hands a complete file over. Does not wait.
+    pub fn take(&self, job: Job) {
+        let Some(jobs) = &self.jobs else { return };
+        match jobs.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                warn!(file = %job.path.display(), "Too many complete files wait; this one is left as it is until the next start.");
+            }
+        }
+    }
+
+    /// Waits until everything that was handed over is done.
+    pub fn finish(mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed; the files are still complete.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(inbox: &Receiver<Job>) {
+    while let Ok(job) = inbox.recv() {
+        handle(&job);
+    }
+}
+
+fn handle(job: &Job) {
+    match pack(&job.path, job.plan.archive) {
+        Ok(Some(packed)) => info!(file = %packed.display(), "Complete file compressed."),
+        Ok(None) => {}
+        Err(error) => {
+            error!(file = %job.path.display(), error = %format!("{error:#}"), "A complete file cannot be compressed; it is left as it is.");
+        }
+    }
+    if let Some(keep) = job.plan.keep {
+        remove_oldest(&job.plan, keep);
+    }
+}
+
+fn is_packed(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "gz" || e == "zst" || e == "parquet")
+}
+
+/// Compresses a file: into another one, which then takes its place. A crash leaves at least one of them whole.
+///
+/// # Errors
+/// When it cannot be read, or the other cannot be written; the file is then left.
+pub fn pack(path: &Path, archive: Archive) -> anyhow::Result<Option<PathBuf>> {
+    if archive == Archive::Keep || !path.is_file() {
+        return Ok(None);
+    }
+    let packed = with_suffix(path, archive.suffix());
+    let part = with_suffix(&packed, ".tmp");
+    let context = || format!("cannot write {}", part.display());
+    let output = File::create(&part).with_context(context)?;
+    let result = encode(path, &output, archive).and_then(|()| output.sync_all().with_context(context));
+    if let Err(error) = result {
+        // Nothing of it is wanted.
+        let _ = std::fs::remove_file(&part);
+        return Err(error);
+    }
+    if let Ok(meta) = path.metadata() {
+        // Modes of logs are narrow; if it cannot be kept, the one of a new file is.
+        let _ = std::fs::set_permissions(&part, meta.permissions());
+        if let Ok(time) = meta.modified() {
+            let _ = output.set_modified(time);
+        }
+    }
+    std::fs::rename(&part, &packed).with_context(|| format!("cannot rename to {}", packed.display()))?;
+    sync_dir(&packed);
+    std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    Ok(Some(packed))
+}
+
+fn sync_dir(path: &Path) {
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    // If the name is lost in a crash, the original is still there or comes back with it.
+    let _ = File::open(dir).and_then(|dir| dir.sync_all());
+}
+
+fn encode(path: &Path, output: &File, archive: Archive) -> anyhow::Result<()> {
+    let input = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut input = BufReader::with_capacity(256 << 10, input);
+    let mut output = io::BufWriter::with_capacity(256 << 10, output);
+    match archive {
+        Archive::Keep => {}
+        Archive::Gzip => {
+            let mut gzip = flate2::write::GzEncoder::new(&mut output, flate2::Compression::default());
+            io::copy(&mut input, &mut gzip)?;
+            gzip.finish()?;
+        }
+        Archive::Zstd => zstd_encode(&mut input, &mut output)?,
+    }
+    Ok(output.flush()?)
+}
+
+#[cfg(feature = "zstd")]
+fn zstd_encode(input: &mut impl io::Read, output: &mut impl Write) -> anyhow::Result<()> {
+    let mut encoder = zstd::stream::write::Encoder::new(output, 0)?;
+    encoder.include_checksum(true)?;
+    io::copy(input, &mut encoder)?;
+    encoder.finish()?;
+    Ok(())
+}
+
+#[cfg(not(feature = "zstd"))]
+fn zstd_encode(_: &mut impl io::Read, _: &mut impl Write) -> anyhow::Result<()> {
+    anyhow::bail!("this log_writer was built without the feature zstd")
+}
+
+/// Complete files of a plan, oldest first: by virtual host, if files are split by it.
+pub fn complete_files(plan: &Rotation) -> BTreeMap<Vec<u8>, Vec<PathBuf>> {
+    let mut found: BTreeMap<Vec<u8>, Vec<(std::time::SystemTime, PathBuf)>> = BTreeMap::new();
+    let Ok(shape) = plan.complete_shape() else { return BTreeMap::new() };
+    let name = plan.template.fixed_dir();
+    let mut dirs = vec![(name, plan.template.depth())];
+    let mut seen = 0;
+    while let Some((dir, depth)) = dirs.pop() {
+        seen += 1;
+        let entries = if seen <= DIRS_MAX { std::fs::read_dir(&dir).ok() } else { None };
+        for entry in entries.into_iter().flatten().flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            // Not `entry.path()`: in the current directory the template has no `./` either.
+            let path = if dir == Path::new("") || dir == Path::new(".") && !plan.template.begins_with_dot() {
+                PathBuf::from(entry.file_name())
+            } else {
+                entry.path()
+            };
+            if kind.is_dir() && depth > 0 {
+                dirs.push((path, depth - 1));
+            } else if kind.is_file()
+                && let Some(parts) = shape.captures(path.as_os_str().as_encoded_bytes())
+                && let Ok(time) = entry.metadata().and_then(|m| m.modified())
+            {
+                let host = parts.get(1).map_or(Vec::new(), |m| m.as_bytes().to_vec());
+                found.entry(host).or_default().push((time, path));
+            }
+        }
+    }
+    let sorted = found.into_iter().map(|(host, mut files)| {
+        files.sort();
+        (host, files.into_iter().map(|(_, path)| path).collect())
+    });
+    sorted.collect()
+}
+
+/// Removes all but the newest complete files, with their indexes. The file that is being written counts as one.
+fn remove_oldest(plan: &Rotation, keep: usize) {
+    let extra = usize::from(plan.template.has_time());
+    for files in complete_files(plan).into_values() {
+        let old = files.len().saturating_sub(keep + extra);
+        for path in &files[..old] {
+            let plain = if is_packed(path) { path.with_extension("") } else { path.clone() };
+            match std::fs::remove_file(path) {
+                Ok(()) => {
+                    info!(file = %path.display(), keep, "Old file removed.");
+                    // There may be none.
+                    let _ = std::fs::remove_file(Index::path_of(&plain));
+                }
+                Err(error) => error!(file = %path.display(), %error, "An old file cannot be removed."),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::rotate::Template;
+
+    fn plan(dir: &Path, name: &str, archive: Archive, keep: Option<usize>) -> Arc<Rotation> {
+        let template = Template::parse(&dir.join(name).display().to_string()).expect("template");
+        Arc::new(Rotation { archive, keep, ..Rotation::new(template) })
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(dir)
+            .expect("dir")
+            .map(|e| e.expect("entry").file_name().into_string().expect("text"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_complete_file_is_compressed_and_the_original_removed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let text = b"line\n".repeat(100_000);
+        for (archive, name) in Archive::ALL.iter().map(|(_, a)| *a).zip(["k", "a", "b", "c"]) {
+            let path = dir.path().join(name);
+            std::fs::write(&path, &text).expect("write");
+            let packed = pack(&path, archive).expect("packed");
+            let Some(packed) = packed else {
+                assert_eq!(archive, Archive::Keep);
+                continue;
+            };
+            assert!(!path.exists());
+            let mut back = Vec::new();
+            crate::audit::open::log(&packed).expect("open").read_to_end(&mut back).expect("read");
+            assert!(back == text, "{archive:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_original() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("a");
+        std::fs::write(&path, "x\n").expect("write");
+        std::os::unix::fs::symlink("/dev/full", dir.path().join("a.gz.tmp")).expect("link");
+        pack(&path, Archive::Gzip).expect_err("full");
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_done_and_the_oldest_are_removed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let plan = plan(dir.path(), "a-%Y%m%d.log", Archive::Gzip, Some(3));
+        let now = SystemTime::now();
+        for (age, name) in
+            ["a-20260106.log", "a-20260105.log", "a-20260104.log.gz", "a-20260103.log.gz", "a-20260102.log"]
+                .into_iter()
+                .enumerate()
+        {
+            let file = File::create(dir.path().join(name)).expect("create");
+            file.set_modified(now - Duration::from_secs(age as u64 * 86_400)).expect("time");
+        }
+        for other in ["a-2026.log", "b-20260101.log", "a-20260102.log.audit", "a-20260103.log.audit"] {
+            File::create(dir.path().join(other)).expect("create");
+        }
+        let current = dir.path().join("a-20260106.log");
+        Archiver::start(vec![(plan, vec![current])]).expect("thread").finish();
+        assert_eq!(
+            names(dir.path()),
+            [
+                "a-20260103.log.audit",
+                "a-20260103.log.gz",
+                "a-20260104.log.gz",
+                "a-20260105.log.gz",
+                "a-20260106.log",
+                "a-2026.log",
+                "b-20260101.log"
+            ]
+            .map(String::from)
+            .into_iter()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+        );
+    }
+}
