@@ -19,6 +19,8 @@ Usage: cargo xtask COMMAND [ARGUMENTS]
   fix             format and apply what the lints suggest
   bench NAME      benchmarks; without a name, lists them
   sim ARGUMENTS   simulate random histories of the ring, e.g. `cargo xtask sim --seeds 100000`
+  dist ARGUMENTS  build for release and stage an installation: programs, C libraries, Apache modules, man pages,
+                  completions; `cargo xtask dist --help`
   survive         100,000 requests over two Apaches while a daemon is killed and restarted
   soak            three daemons, 1,000 clients that come, talk and die at random for 30 minutes; judges memory,
                   memberships and counters (--minutes, --clients)
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         "survive" => survive(rest),
         "soak" | "crowd" => on_daemons(command, rest),
         "fuzz-live" => on_daemons("fuzz_live", rest),
+        "dist" => dist(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
@@ -103,6 +106,42 @@ fn simulate(args: &[String]) -> Result<()> {
 fn on_daemons(name: &str, args: &[String]) -> Result<()> {
     build(Profile::Release, &["spreadd"])?;
     program(Profile::Release, name, args)
+}
+
+/// What is installed.
+const INSTALLED: &[&str] = &[
+    "spreadd",
+    "log_writer",
+    "monitors",
+    "spread-tools",
+    "spread-core",
+    "tspread-core",
+    "spread-full",
+    "mod_log_spread",
+    "mod_backhand",
+    "dist",
+];
+
+fn dist(args: &[String]) -> Result<()> {
+    let only: Vec<&str> = args
+        .iter()
+        .zip(args.iter().skip(1))
+        .filter(|(flag, _)| *flag == "--part")
+        .map(|(_, part)| part.as_str())
+        .collect();
+    // The C libraries alone need neither Apache nor the rest.
+    let packages = match only[..] {
+        ["c"] => &["spread-core", "tspread-core", "spread-full", "dist"][..],
+        _ => INSTALLED,
+    };
+    if packages.len() == INSTALLED.len() {
+        install::packages(install::APACHE)?;
+    }
+    build(Profile::Release, packages)?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let built = target.join("release");
+    let mut command = Command::new(built.join("dist"));
+    run(command.args(args).arg("--built").arg(&built).arg("--root").arg(root()))
 }
 
 fn test(args: &[String]) -> Result<()> {
