@@ -6,10 +6,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use spread::{Builder, Message};
 use spreadd::{Daemon, Options};
 use tempfile::TempDir;
 use tests::bins;
+use tests::cluster::Cluster;
 
 /// A library: its package, the name cargo gives it, and the one programs link to.
 #[derive(Clone, Copy)]
@@ -61,27 +65,42 @@ fn cc(compiler: &str, args: &[&str], source: &str, library: Library, dir: &Path)
 
 /// Runs a program with the port of a daemon; it may ask for the daemon to be stopped. Gives what it printed.
 fn run(source: &str, library: Library) -> String {
-    let dir = TempDir::new().unwrap();
-    library.install(dir.path());
-    let program = cc("cc", &["-g", "-O1"], source, library, dir.path());
+    run_with(source, library, |_| {})
+}
+
+/// The same with a daemon that is set up otherwise.
+fn run_with(source: &str, library: Library, set: impl FnOnce(&mut Options)) -> String {
     let mut options = Options::alone("localhost".parse().unwrap(), 0);
     options.listen = vec!["127.0.0.1".parse().unwrap()];
     options.threads = 1;
+    set(&mut options);
     let daemon = Daemon::start(options).unwrap();
+    let port = daemon.port().to_string();
+    let mut daemon = Some(daemon);
+    talk(source, library, &[&port], |asked| {
+        assert_eq!(asked, "stop");
+        daemon.take().unwrap().stop();
+    })
+}
+
+/// Compiles and runs a program, and does what it asks for. Gives what it printed.
+fn talk(source: &str, library: Library, args: &[&str], mut ask: impl FnMut(&str)) -> String {
+    let dir = TempDir::new().unwrap();
+    library.install(dir.path());
+    let program = cc("cc", &["-g", "-O1"], source, library, dir.path());
     let mut child = Command::new(program)
-        .arg(daemon.port().to_string())
+        .args(args)
         .env("LD_LIBRARY_PATH", dir.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut daemon = Some(daemon);
     let mut answers = child.stdin.take().unwrap();
     let mut printed = String::new();
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         let line = line.unwrap();
-        if line == "@stop" {
-            daemon.take().unwrap().stop();
+        if let Some(asked) = line.strip_prefix('@') {
+            ask(asked);
             answers.write_all(b"done\n").unwrap();
         } else {
             printed.push_str(&line);
@@ -151,4 +170,46 @@ fn events() {
 fn the_flush_layer() {
     let printed = run("flush.c", FULL);
     assert!(printed.contains("FL_error: (-27) ") && printed.contains("SP_error: (-8) "), "{printed}");
+}
+
+#[test]
+fn limits() {
+    run_with("limits.c", TCORE, |options| options.limits.sessions_max = 10);
+}
+
+/// Two daemons, of which one does not run for a while.
+#[test]
+fn a_network_that_changes() {
+    let mut cluster = Cluster::on_loopback(2).unwrap();
+    cluster.start_all().unwrap();
+    for index in 0..2 {
+        let limit = Duration::from_secs(30);
+        cluster.daemon(index).unwrap().wait_printed("Serving clients", limit).unwrap();
+    }
+    let (h1, h2) = (cluster.connect_string(0), cluster.connect_string(1));
+    wait_for_ring(&h1, &h2);
+    talk("network.c", FULL, &[&h1, &h2], |asked| {
+        let signal = match asked {
+            "stop 2" => Signal::SIGSTOP,
+            "cont 2" => Signal::SIGCONT,
+            other => panic!("asked for {other}"),
+        };
+        cluster.daemon(1).unwrap().signal(signal).unwrap();
+    });
+}
+
+/// The daemons are in one ring when members see each other.
+fn wait_for_ring(h1: &str, h2: &str) {
+    let join = |daemon: &str| {
+        let mut member = Builder::new(daemon).unwrap().membership(true).connect_blocking().unwrap();
+        member.join("ring".parse().unwrap()).unwrap();
+        member
+    };
+    let (mut one, _two) = (join(h1), join(h2));
+    loop {
+        let message = one.receive_timeout(Duration::from_secs(30)).unwrap().expect("a view with both");
+        if matches!(message, Message::Membership(view) if view.members.len() == 2) {
+            return;
+        }
+    }
 }

@@ -24,8 +24,6 @@ pub const GROUPS_MAX: usize = 100;
 pub const BODY_MAX: usize = 143_152;
 /// Largest `data_len` in a client's header, before S is looked at.
 pub const DATA_MAX: usize = 144_000;
-/// Largest S that the C library accepts from the application.
-pub const LIBRARY_BODY_MAX: usize = 144_000;
 /// Largest body that a client takes from a daemon, in bytes.
 ///
 /// The protocol sets no limit; a membership message of 128 daemons with 997 sessions each, all of them in one

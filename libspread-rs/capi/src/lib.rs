@@ -10,6 +10,7 @@
 //! | [`connect`] | connecting and authentication |
 //! | [`send`] | join, leave, multicast |
 //! | [`receive`] | receive, poll |
+//! | [`wanted`] | where the parts of a message go |
 //! | [`membership`] | reading the bodies of membership messages |
 //! | [`events`] | the `E_` loop |
 //! | [`layer`] | what the flush layer of `libspread.so.3` stands on |
@@ -32,6 +33,7 @@ pub mod send;
 pub mod session;
 mod sys;
 pub mod types;
+pub mod wanted;
 
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int, c_short};
 use std::io;
 
-use spread_wire::limits::{GROUP_FIELD, HEADER, RECEIVED_BODY_MAX, REJECT_WORD, SCATTER_MAX};
+use spread_wire::limits::{GROUP_FIELD, HEADER, RECEIVED_BODY_MAX, REJECT_WORD};
 use spread_wire::{ByteOrder, Frame, FrameError, Header, ServiceType, codes};
 
 use crate::guard;
@@ -11,26 +11,7 @@ use crate::membership;
 use crate::session::{self, Session};
 use crate::sys::{read_exact, read_now, read_pieces, wait_readable_or_cancelled};
 use crate::types::{Name, Scatter};
-
-/// Where the program wants the parts of a message.
-#[derive(Clone, Copy)]
-struct Wanted {
-    service_type: *mut c_int,
-    sender: *mut c_char,
-    max_groups: c_int,
-    num_groups: *mut c_int,
-    groups: *mut Name,
-    mess_type: *mut c_short,
-    endian_mismatch: *mut c_int,
-    body: Space,
-}
-
-/// Room for a body.
-#[derive(Clone, Copy)]
-enum Space {
-    Flat(*mut c_char, c_int),
-    Scatter(*const Scatter),
-}
+use crate::wanted::{Space, Wanted, write_name};
 
 /// What a look at the socket came to.
 #[derive(Clone, Copy)]
@@ -136,12 +117,9 @@ fn look(mbox: c_int, wanted: &Wanted, waited_for: Option<u64>) -> Step {
         (_, Some(_)) => return Step::Done(codes::CONNECTION_CLOSED),
         (None, None) => return Step::Done(codes::ILLEGAL_SESSION),
     };
-    if let Space::Scatter(scatter) = wanted.body {
-        // SAFETY: a scatter or null.
-        match unsafe { scatter.as_ref() } {
-            Some(scatter) if scatter.num_elements <= SCATTER_MAX => {}
-            _ => return Step::Done(codes::ILLEGAL_MESSAGE),
-        }
+    // SAFETY: a scatter or null.
+    if !unsafe { wanted.body.is_valid() } {
+        return Step::Done(codes::ILLEGAL_MESSAGE);
     }
     session.receiving(|saved| {
         let error = session.error();
@@ -247,7 +225,7 @@ impl<'a> Incoming<'a> {
         let body_short = match wanted.body {
             Space::Flat(_, max) => self.len > max,
             // SAFETY: a scatter of valid elements.
-            Space::Scatter(scatter) => self.header.data_len as usize > unsafe { capacity(scatter) },
+            space @ Space::Scatter(_) => self.header.data_len as usize > unsafe { space.capacity() },
         };
         if !groups_short && !body_short {
             return None;
@@ -288,7 +266,7 @@ impl<'a> Incoming<'a> {
         let cells = libc::iovec { iov_base: wanted.groups.cast(), iov_len: fit * GROUP_FIELD };
         let len = header.data_len as usize;
         // SAFETY: room as the sizes say.
-        let (mut body, room) = unsafe { pieces(wanted.body, len) };
+        let (mut body, room) = unsafe { (wanted.body.pieces(len), wanted.body.capacity()) };
         let fit_len = len.min(room);
         if cut || (self.view && header.order != ByteOrder::NATIVE) {
             // SAFETY: room for `fit` cells.
@@ -299,8 +277,8 @@ impl<'a> Incoming<'a> {
                 let mut bytes = vec![0; fit_len];
                 read_exact(fd, &mut bytes, &mut 0, None)?;
                 membership::to_native_order(&mut bytes, header.order);
-                // SAFETY: the pieces have room for `fit_len` bytes.
-                unsafe { scatter_bytes(&bytes, &body) };
+                // SAFETY: room as the sizes say.
+                unsafe { wanted.body.fill(&bytes) };
             } else {
                 // SAFETY: room as the sizes say.
                 unsafe { read_pieces(fd, &mut body)? };
@@ -324,51 +302,6 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// The pieces that hold up to `len` bytes, and the room there is altogether.
-unsafe fn pieces(space: Space, len: usize) -> (Vec<libc::iovec>, usize) {
-    let mut left = len;
-    let mut pieces = Vec::new();
-    let mut add = |base: *mut c_char, room: usize| {
-        let used = room.min(left);
-        left -= used;
-        if used > 0 {
-            pieces.push(libc::iovec { iov_base: base.cast(), iov_len: used });
-        }
-    };
-    match space {
-        Space::Flat(base, room) => {
-            let room = usize::try_from(room).unwrap_or(0);
-            add(base, room);
-            (pieces, room)
-        }
-        Space::Scatter(scatter) => {
-            // SAFETY: checked not to be null, and the number of its elements.
-            unsafe {
-                for element in (*scatter).elements.iter().take((*scatter).num_elements) {
-                    add(element.buf, element.len);
-                }
-                (pieces, capacity(scatter))
-            }
-        }
-    }
-}
-
-unsafe fn capacity(scatter: *const Scatter) -> usize {
-    // SAFETY: checked not to be null, and the number of its elements.
-    let elements = unsafe { (*scatter).elements.iter().take((*scatter).num_elements) };
-    elements.fold(0, |sum: usize, element| sum.saturating_add(element.len))
-}
-
-/// Copies the bytes into the pieces.
-unsafe fn scatter_bytes(mut bytes: &[u8], pieces: &[libc::iovec]) {
-    for piece in pieces {
-        let (now, rest) = bytes.split_at(piece.iov_len.min(bytes.len()));
-        // SAFETY: the piece has room for its length.
-        unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), piece.iov_base.cast(), now.len()) };
-        bytes = rest;
-    }
-}
-
 /// Reads and drops.
 fn skip(fd: c_int, mut bytes: usize) -> io::Result<()> {
     let mut scratch = [0; 4096];
@@ -378,15 +311,6 @@ fn skip(fd: c_int, mut bytes: usize) -> io::Result<()> {
         bytes -= part;
     }
     Ok(())
-}
-
-/// Fills the 32 bytes of a name; the last is a zero, also if the peer has none.
-unsafe fn write_name(to: *mut c_char, name: &[u8; GROUP_FIELD]) {
-    // SAFETY: room for 32 bytes.
-    unsafe {
-        std::ptr::copy_nonoverlapping(name.as_ptr().cast(), to, GROUP_FIELD);
-        *to.add(GROUP_FIELD - 1) = 0;
-    }
 }
 
 /// Whether a cell holds the name: the same bytes up to the first zero.

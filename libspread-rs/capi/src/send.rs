@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_int, c_short};
 
-use spread_wire::limits::{GROUP_FIELD, GROUP_NAME_MAX, GROUPS_MAX, LIBRARY_BODY_MAX, SCATTER_MAX};
+use spread_wire::limits::{BODY_MAX, GROUP_FIELD, GROUP_NAME_MAX, GROUPS_MAX, SCATTER_MAX};
 use spread_wire::{ByteOrder, GroupName, Header, Hint, ServiceType, codes};
 
 use crate::connect::bytes_of_c;
@@ -248,7 +248,7 @@ pub(crate) fn send(
         return error;
     }
     let len = body.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.iov_len));
-    if len.saturating_add(groups.len() * GROUP_FIELD) > LIBRARY_BODY_MAX {
+    if len.saturating_add(groups.len() * GROUP_FIELD) > BODY_MAX {
         return codes::MESSAGE_TOO_LONG;
     }
     let (Ok(data_len), Ok(num_groups)) = (u32::try_from(len), u32::try_from(groups.len())) else {
