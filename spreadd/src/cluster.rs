@@ -39,6 +39,7 @@ impl Options {
             .map(|daemon| Member { name: daemon.name, id: daemon.virtual_id.cast_signed() })
             .collect();
         options.me = me;
+        options.metrics = config.options.metrics_address;
         if let Some(addrs) = daemon.listens_on(Use::CLIENT) {
             let addrs: Vec<IpAddr> = addrs.map(|addr| addr.ip).collect();
             // A stanza without an entry for clients: no TCP. With the wildcard: everywhere.

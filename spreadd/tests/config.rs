@@ -286,6 +286,21 @@ fn a_segment_address_that_reaches_nobody_at_once_is_not_used() {
 }
 
 #[test]
+fn metrics_have_an_address() {
+    let with =
+        |value: &str| format!("MetricsAddress = {value}\nSpread_Segment 239.1.2.3:4803 {{ a 10.0.0.1 }}\n");
+    let addr = |value| good(&with(value)).options.metrics_address.unwrap().to_string();
+    assert_eq!(addr("9480"), "127.0.0.1:9480", "a port alone means the loopback interface");
+    assert_eq!(addr("10.0.0.1:9480"), "10.0.0.1:9480");
+    assert_eq!(addr("[fd00::1]:9480"), "[fd00::1]:9480");
+    for wrong in ["0", "70000", "10.0.0.1", "everywhere"] {
+        let errors = read(&with(wrong)).unwrap_err();
+        let shown = errors.render(false);
+        assert!(shown.contains("expected a port (1 to 65535) or address:port"), "{wrong}: {shown}");
+    }
+}
+
+#[test]
 fn timers_keep_the_rules_of_the_ring() {
     let text = "\
 TokenTimeout = 1250

@@ -61,6 +61,8 @@ pub struct Options {
     pub wide_area_network: Option<bool>,
     /// `ExcludeSegAddrsFromHash`.
     pub exclude_segment_addresses: Option<bool>,
+    /// `MetricsAddress`, a word of ours: where metrics are served.
+    pub metrics_address: Option<std::net::SocketAddr>,
     /// `IgnoreMulticastJoinErrors`.
     pub ignore_multicast_join_errors: Option<bool>,
     /// Our own words about clients.

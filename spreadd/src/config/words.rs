@@ -45,9 +45,12 @@ pub(super) const OPTIONS: [&str; 31] = [
     "IgnoreMulticastJoinErrors",
 ];
 
+/// Our own words about the daemon itself; those about clients are in [`client_words`].
+pub(super) const OWN: [&str; 1] = ["MetricsAddress"];
+
 /// All options: those of Spread 5 and our own.
 pub(super) fn options() -> impl Iterator<Item = &'static str> + Clone {
-    OPTIONS.into_iter().chain(client_words::words())
+    OPTIONS.into_iter().chain(OWN).chain(client_words::words())
 }
 
 /// Whether `word` is an option or begins a segment.

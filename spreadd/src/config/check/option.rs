@@ -50,6 +50,7 @@ impl<'a> Checker<'a> {
             ("EventTimeStamp", Value::Bare) => self.time_format = Some(TimeStamp::DEFAULT_FORMAT.to_owned()),
             ("EventTimeStamp", Value::Str(text)) => self.time_format(text, span),
             ("EventPreciseTimeStamp", _) => self.precise = true,
+            (_, Value::Listen(addr)) => self.options.metrics_address = Some(*addr),
             ("SocketPortReuse", Value::Reuse(reuse)) => self.options.socket_port_reuse = Some(*reuse),
             ("TlsClientRequired", Value::Bool(value)) => {
                 self.options.clients.tls_client_required = Some(*value)

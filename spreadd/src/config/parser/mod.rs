@@ -81,6 +81,8 @@ pub(super) struct OptionNode<'a> {
 
 #[derive(Clone, Debug)]
 pub(super) enum Value<'a> {
+    /// Where something is served.
+    Listen(std::net::SocketAddr),
     /// The option stands alone.
     Bare,
     Str(&'a [u8]),

@@ -1,5 +1,7 @@
 //! Options and their values.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use super::{At, Item, OptionNode, Parser, Value};
 use crate::config::client_words;
 use crate::config::diagnostic::Problem;
@@ -17,6 +19,7 @@ enum Takes {
     Reuse,
     Priority,
     Flags,
+    Address,
 }
 
 fn takes(word: &str) -> Takes {
@@ -26,6 +29,7 @@ fn takes(word: &str) -> Takes {
         "EventTimeStamp" => Takes::MaybeString,
         "EventPreciseTimeStamp" => Takes::Nothing,
         "SocketPortReuse" => Takes::Reuse,
+        "MetricsAddress" => Takes::Address,
         "DangerousMonitor"
         | "AcceleratedRing"
         | "WideAreaNetwork"
@@ -125,6 +129,14 @@ impl<'a> Parser<'a> {
             (Takes::Reuse, TokenKind::Switch(word)) if reuse(word).is_some() => {
                 Value::Reuse(reuse(word).unwrap_or_default())
             }
+            // A port alone means the loopback interface.
+            (Takes::Address, TokenKind::Number(port)) if u16::try_from(*port).is_ok_and(|port| port > 0) => {
+                let port = u16::try_from(*port).unwrap_or_default();
+                Value::Listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
+            }
+            (Takes::Address, TokenKind::AddrPort(addr, port)) if addr.scope.is_none() => {
+                Value::Listen(SocketAddr::new(addr.ip, *port))
+            }
             (Takes::Priority, TokenKind::Keyword(word)) if priority(word).is_some() => {
                 Value::Priority(priority(word).unwrap_or_default())
             }
@@ -159,6 +171,9 @@ impl<'a> Parser<'a> {
                     suggest(problem, &text, words)
                 });
             }
+            Takes::Address => self.bad_value(token, "a port (1 to 65535) or address:port", |problem| {
+                problem.help("write `MetricsAddress = 9480` or `MetricsAddress = 10.0.0.1:9480`")
+            }),
             Takes::Flags | Takes::Nothing => {}
         }
     }
