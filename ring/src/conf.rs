@@ -66,6 +66,8 @@ pub(crate) struct Conf {
     pub(crate) reported: Seq,
     /// When the last ack was sent.
     pub(crate) acked_at: Nanos,
+    /// What all members are able to, see [`crate::features`].
+    pub(crate) features: u32,
     /// Who holds the ring's aru back: value, member, visits, since when.
     pub(crate) stuck: Option<Stuck>,
 }
@@ -112,6 +114,7 @@ impl Conf {
             safe_top: 0,
             reported: 0,
             acked_at: Nanos(0),
+            features: cfg.features & crate::features::FEATURES,
             stuck: None,
             members,
             store,

@@ -26,6 +26,8 @@ pub struct RingConfig {
     pub timers: Timers,
     /// Acks for SAFE messages (`ring-protocol` 3.4); `None`: on for rings of up to 16 members.
     pub acks: Option<bool>,
+    /// The `FEATURE_*` that this daemon has; all of them but for tests of rings with other versions.
+    pub features: u32,
     /// Let the token rest at the last sender of an idle ring (`ring-protocol` 3.6).
     pub park: bool,
 }
@@ -42,6 +44,7 @@ impl RingConfig {
             windows: Windows::default(),
             timers: Timers::lan(),
             acks: None,
+            features: crate::features::FEATURES,
             park: true,
         }
     }

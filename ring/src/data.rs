@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::api::{Class, Event};
 use crate::conf::Cursor;
+use crate::features::FEATURE_ACKS;
 use crate::mutation::{Rule, without};
 use crate::ring::{EVENTS_MAX, Phase, Ring};
 use crate::store::Insert;
@@ -204,7 +205,7 @@ impl Ring {
     }
 
     fn acks_on(&self) -> bool {
-        self.cfg.acks.unwrap_or(self.conf.len() <= ACK_MEMBERS_MAX)
+        self.cfg.acks.unwrap_or(self.conf.len() <= ACK_MEMBERS_MAX) && self.conf.features & FEATURE_ACKS != 0
     }
 
     /// A SAFE message came and I have nothing to send that would tell the others: an ack will.

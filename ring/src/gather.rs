@@ -205,7 +205,7 @@ impl Ring {
             join_no: self.join_no,
             rotations: self.gather.rotations,
             leaving,
-            features: 0,
+            features: self.cfg.features,
             hash: self.cfg.hash,
             proc: self.gather.proc.as_slice().to_vec(),
             fail: self.gather.fail.as_slice().to_vec(),

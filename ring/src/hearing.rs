@@ -68,6 +68,8 @@ struct Peer {
     /// When something came by unicast to the token's port.
     token_at: Option<Nanos>,
     report: Option<Report>,
+    /// From its joins; 0 until the first one.
+    features: u32,
     /// Number of the last join that counted, and when it came.
     join: Option<(u32, Nanos)>,
     superseded: VecDeque<u64>,
@@ -261,6 +263,18 @@ impl Hearing {
                 }
             }
         }
+    }
+
+    /// A join of the current session says what its sender is able to.
+    pub(crate) fn note_features(&mut self, mid: Mid, features: u32) {
+        if let Some(peer) = self.peers.get_mut(mid.node.index()).filter(|peer| peer.session == mid.session) {
+            peer.features = features;
+        }
+    }
+
+    /// The abilities of a process, as far as known.
+    pub(crate) fn features(&self, mid: Mid) -> u32 {
+        self.peer(mid.node).filter(|peer| peer.session == mid.session).map_or(0, |peer| peer.features)
     }
 
     /// Keeps a hear list. Returns whether the peer became usable by it.

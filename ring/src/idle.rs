@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::api::Class;
+use crate::features::FEATURE_PARK;
 use crate::mutation::{Rule, without};
 use crate::ring::{Phase, Ring};
 use crate::timers::Timer;
@@ -13,10 +14,15 @@ const WAKE_REPEAT_MIN: Duration = Duration::from_millis(2);
 const WAKE_REPEAT_MAX: Duration = Duration::from_millis(20);
 
 impl Ring {
+    /// Whether the token of this ring may rest.
+    fn parks(&self) -> bool {
+        self.cfg.park && self.conf.features & FEATURE_PARK != 0
+    }
+
     /// Whether the token rests here: nothing waits, and it passed all members without work since I sent last.
     /// Then all of them know that everything is safe.
     pub(crate) fn park_here(&self, t: &Token) -> bool {
-        self.cfg.park
+        self.parks()
             && self.outq.is_empty()
             && (usize::from(t.idle) >= self.conf.len() || without(Rule::ParkSafe))
             && t.last_sender == self.me.node
@@ -61,7 +67,7 @@ impl Ring {
 
     /// Work came and the token is not here. If it is not back in time, it rests somewhere: ask for it.
     pub(crate) fn arm_wake(&mut self) {
-        if self.timers.is_set(Timer::Wake) || !self.cfg.park {
+        if self.timers.is_set(Timer::Wake) || !self.parks() {
             return;
         }
         let rotation = self.conf.rotation.map_or(self.cfg.timers.rto_min, |(mean, _)| mean);

@@ -60,7 +60,9 @@ impl Ring {
             format!("install ring={ring} members={list:?} of={of} trans={:?}", attempt.mates)
         });
         self.gather.finish(self.me, &members, now);
+        let features = self.shared_features(&members);
         self.conf = Conf::new(&self.cfg, ring, members, attempt.store, now);
+        self.conf.features = features;
         self.conf.last_ts = attempt.last_hop;
         self.conf.safe_top = attempt.safe_top;
         self.frozen = false;

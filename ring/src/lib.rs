@@ -7,6 +7,7 @@ mod commit;
 mod conf;
 mod config;
 mod data;
+mod features;
 mod flow;
 mod gather;
 mod hearing;
@@ -37,6 +38,7 @@ pub mod wire;
 
 pub use api::{Body, Boot, Class, Event, Path, PeerRef, SubmitError, Transmit};
 pub use config::{Limits, RingConfig, Timers, Windows};
+pub use features::{FEATURE_ACKS, FEATURE_PARK, FEATURES};
 pub use ring::{ConfigError, Ring};
 pub use stats::{CAUSES, Cause, Drops, Histogram, PeerStats, Stats};
 pub use types::{ConfId, Mid, NODES_MAX, Nanos, NodeId, NodeSet, Seq, Service};

@@ -27,6 +27,7 @@ impl Ring {
             self.stats.drops.facts += 1;
             return;
         }
+        self.hearing.note_features(from, join.features);
         let hears_me = join.hear.iter().any(|heard| heard.mid == self.me);
         if !hears_me || !self.hearing.is_usable(from) {
             self.stats.drops.join += 1;

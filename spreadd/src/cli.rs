@@ -83,6 +83,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// Optional abilities of the ring protocol that are used, as bits. For tests of rings with older versions.
+    #[arg(long, value_name = "BITS", hide = true)]
+    pub ring_features: Option<u32>,
+
     /// What is logged to standard error: error, warn, info, debug or trace.
     ///
     /// Parts can be set apart, as in "info,spreadd::session=debug". The environment variable SPREADD_LOG does

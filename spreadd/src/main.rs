@@ -210,6 +210,9 @@ fn plan(args: &Args, log: &EventLog) -> Result<Plan, Failure> {
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
+    if let (Some(features), Some(ring)) = (args.ring_features, &mut options.ring) {
+        ring.ring.features &= features;
+    }
     if let Some(file) = &args.key_file {
         let keys = KeyRing::load(file)
             .with_context(|| format!("key file {}", file.display()))

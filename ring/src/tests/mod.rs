@@ -3,6 +3,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 
+mod abilities;
 mod basic;
 mod chaos;
 mod faults;
@@ -10,6 +11,7 @@ mod forming;
 mod fuzz;
 mod lab;
 mod large;
+mod links;
 mod net;
 mod rest;
 mod rules;

@@ -95,6 +95,11 @@ impl Net {
         net
     }
 
+    /// Changes the configuration of a node from its next start on.
+    pub(crate) fn change(&mut self, node: usize, change: impl Fn(&mut RingConfig)) {
+        change(Arc::make_mut(&mut self.cfgs[node]));
+    }
+
     /// Starts a node, also again: a new session.
     pub(crate) fn start(&mut self, node: usize) {
         self.sessions += 1;

@@ -59,6 +59,8 @@ pub struct RingState {
     pub id: String,
     /// Names of the members in ring order.
     pub members: Vec<String>,
+    /// Optional abilities of the ring protocol that all members share, as bits.
+    pub features: u32,
     /// Place of this daemon among them, from 1.
     pub place: usize,
     /// Seconds since the configuration was installed.
@@ -232,6 +234,7 @@ impl Snapshot {
                 state: if ring.outlook.operational { "operational" } else { "re-forming" }.to_owned(),
                 id: ring.outlook.id.to_string(),
                 members: ring.outlook.members.iter().map(|mid| name(mid.node)).collect(),
+                features: ring.outlook.features,
                 place: 1 + ring
                     .outlook
                     .members

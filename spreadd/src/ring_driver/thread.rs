@@ -340,6 +340,7 @@ pub(crate) fn outlook(ring: &Ring) -> Outlook {
         operational: ring.is_operational(),
         heard: ring.heard(),
         penalties: ring.penalties(),
+        features: ring.features(),
         cause: ring.stats().last_cause,
         forming: ring.stats().last_forming,
     }

@@ -35,6 +35,8 @@ pub struct Outlook {
     pub heard: NodeSet,
     /// Daemons kept outside for a while because rings with them broke soon.
     pub penalties: NodeSet,
+    /// Optional abilities that all members share: `spread_ring::FEATURE_*`.
+    pub features: u32,
     /// Why the last membership change began.
     pub cause: Option<Cause>,
     /// How long it took.
