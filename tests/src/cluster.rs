@@ -4,14 +4,19 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use spread::Builder;
+use spread::blocking::Connection;
+use spreadd::observe::{Snapshot, control};
 use tempfile::TempDir;
 
 use crate::bins;
 use crate::netns::Net;
 use crate::process::Process;
+use crate::wait;
 
 /// Daemons `h1`, `h2`, ... Dropping it ends them and removes their hosts and files.
 #[derive(Debug)]
@@ -133,12 +138,20 @@ impl Cluster {
     /// # Errors
     /// If it cannot be started.
     pub fn start(&mut self, index: usize) -> anyhow::Result<()> {
+        self.start_with(index, &self.conf(), &[])
+    }
+
+    /// The same with another configuration file, and with more arguments.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_with(&mut self, index: usize, conf: &Path, more: &[&str]) -> anyhow::Result<()> {
         if self.daemons[index].is_some() {
             return Ok(());
         }
-        let (name, conf, sockets) = (format!("h{}", index + 1), self.conf(), self.host_dir(index));
+        let (name, sockets) = (format!("h{}", index + 1), self.host_dir(index));
         let (conf, sockets) = (conf.to_string_lossy(), sockets.to_string_lossy());
-        let args = ["-n", &name, "-c", &conf, "--socket-dir", &sockets];
+        let args = [&["-n", &name, "-c", &conf, "--socket-dir", &sockets], more].concat();
         let process = self.spawn(index, &format!("spreadd-{name}"), &self.program, &args)?;
         self.daemons[index] = Some(process);
         Ok(())
@@ -158,6 +171,59 @@ impl Cluster {
     /// If it was not started.
     pub fn daemon(&mut self, index: usize) -> anyhow::Result<&mut Process> {
         self.daemons[index].as_mut().with_context(|| format!("the daemon of h{} is not running", index + 1))
+    }
+
+    /// What the daemon of host `index` says about itself.
+    ///
+    /// # Errors
+    /// If it does not run or does not answer.
+    pub fn status(&self, index: usize) -> anyhow::Result<Snapshot> {
+        let socket = control::path(&self.host_dir(index), self.port);
+        Ok(serde_json::from_str(&control::ask(&socket, "status")?)?)
+    }
+
+    /// Waits until these daemons (by index, ascending) are together in one ring in operation, and nobody else is
+    /// in it.
+    ///
+    /// # Errors
+    /// After `limit`: what they said last.
+    pub fn wait_ring(&self, members: &[usize], limit: Duration) -> anyhow::Result<()> {
+        let names: Vec<String> = members.iter().map(|index| format!("h{}", index + 1)).collect();
+        wait::until(&format!("a ring of {names:?}"), limit, || {
+            let mut seen = Vec::new();
+            for index in members {
+                match self.status(*index) {
+                    Ok(status) => seen.push((status.ring.id, status.ring.state, status.ring.members)),
+                    Err(error) => return Err(format!("h{}: {error:#}", index + 1)),
+                }
+            }
+            let one = |(id, state, members): &(String, String, Vec<String>)| {
+                *id == seen[0].0 && state == "operational" && *members == names
+            };
+            if seen.iter().all(one) { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+    }
+
+    /// A client of the daemon of host `index`, on that host; waits for the daemon to serve.
+    ///
+    /// # Errors
+    /// If it cannot connect within `limit`.
+    pub fn client(&self, index: usize, name: &str, limit: Duration) -> anyhow::Result<Connection> {
+        let builder = Builder::new(&self.connect_string(index))?.private_name(name)?.membership(true);
+        wait::until(&format!("a connection to h{}", index + 1), limit, || {
+            let connect = {
+                let builder = builder.clone();
+                move || builder.connect_blocking().map_err(|error| error.to_string())
+            };
+            match &self.net {
+                Some(net) => match net.host(index).enter(connect).map(thread::JoinHandle::join) {
+                    Ok(Ok(result)) => result,
+                    Ok(Err(_)) => Err("the connecting thread failed".to_owned()),
+                    Err(error) => Err(error.to_string()),
+                },
+                None => connect(),
+            }
+        })
     }
 
     /// Kills the daemon of host `index` with SIGKILL.

@@ -74,6 +74,26 @@ impl Process {
         kill(self.pid(), signal).with_context(|| format!("{} cannot be signalled", self.name))
     }
 
+    /// Stops it with SIGSTOP and waits until all of its threads stand still; SIGCONT lets it go on.
+    ///
+    /// # Errors
+    /// If it has ended, or still runs after 10 seconds.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.pid());
+        wait::until(&format!("{} to stand still", self.name), Duration::from_secs(10), || {
+            for task in fs::read_dir(&tasks).map_err(|error| error.to_string())?.flatten() {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // The state is the word behind the name, which ends with the last parenthesis.
+                let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+                if state != Some('T') {
+                    return Err(stat);
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ Usage: cargo xtask COMMAND [ARGUMENTS]
   fix             format and apply what the lints suggest
   bench NAME      benchmarks; without a name, lists them
   sim ARGUMENTS   simulate random histories of the ring, e.g. `cargo xtask sim --seeds 100000`
+  soak-ring       a ring under full load, e.g. `cargo xtask soak-ring --minutes 10`
   dist ARGUMENTS  build for release and stage an installation: programs, C libraries, Apache modules, man pages,
                   completions; `cargo xtask dist --help`
   survive         100,000 requests over two Apaches while a daemon is killed and restarted
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         "soak" | "crowd" => on_daemons(command, rest),
         "fuzz-live" => on_daemons("fuzz_live", rest),
         "dist" => dist(rest),
+        "soak-ring" => soak_ring(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
@@ -106,6 +108,12 @@ fn simulate(args: &[String]) -> Result<()> {
 fn on_daemons(name: &str, args: &[String]) -> Result<()> {
     build(Profile::Release, &["spreadd"])?;
     program(Profile::Release, name, args)
+}
+
+fn soak_ring(args: &[String]) -> Result<()> {
+    install::packages(install::HOSTS)?;
+    build(Profile::Release, &["spreadd"])?;
+    program(Profile::Release, "soak_ring", args)
 }
 
 /// What is installed.
@@ -202,6 +210,12 @@ const BENCHES: &[Bench] = &[
         system: install::HOSTS,
         packages: &["spreadd"],
         what: "ordered messages/s for 1 and 3 daemons against a bare multicast loop",
+    },
+    Bench {
+        name: "membership",
+        system: install::HOSTS,
+        packages: &["spreadd"],
+        what: "time from a kill, a start and a heal to the new ring; lost messages",
     },
     Bench {
         name: "messages",

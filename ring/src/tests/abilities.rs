@@ -8,6 +8,9 @@ use crate::tests::net::{Net, ms};
 use crate::types::Service;
 use crate::wire::Kind;
 
+/// Receiver, sender and bytes of a packet.
+type Taken = (usize, usize, Vec<u8>);
+
 /// Three daemons, of which the last has only these abilities; it never sends or gets what it has not.
 fn with_old_one(features: u32) -> Net {
     let mut net = Net::with(3, |cfg| {
@@ -37,8 +40,8 @@ fn traffic(net: &mut Net, round: u8) {
         net.submit(node.into(), Service::Agreed, &[node, round]);
     }
     net.run(ms(500));
-    for node in 0..3 {
-        assert_eq!(net.bodies(node).len(), before[node] + 6, "round {round}, node {node}");
+    for (node, before) in before.into_iter().enumerate() {
+        assert_eq!(net.bodies(node).len(), before + 6, "round {round}, node {node}");
     }
 }
 
@@ -97,7 +100,7 @@ fn unknown_abilities_are_ignored() {
 fn another_wire_version_stays_outside() {
     let mut net = Net::new(3);
     // What node 2 sends and gets is of a version that the others do not know.
-    let between: Rc<RefCell<Vec<(usize, usize, Vec<u8>)>>> = Rc::default();
+    let between: Rc<RefCell<Vec<Taken>>> = Rc::default();
     let taken = Rc::clone(&between);
     net.filter = Box::new(move |hop| {
         let other = hop.from == 2 || hop.to == 2;

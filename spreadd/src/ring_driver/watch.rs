@@ -65,8 +65,18 @@ pub struct Change {
 pub(super) struct Watch {
     changes: VecDeque<Change>,
     looked_at: Nanos,
-    /// Links that are deaf now, and for how many looks.
-    deaf: Vec<(Link, u8)>,
+    suspects: Vec<Suspect>,
+}
+
+/// A link that was deaf lately.
+#[derive(Debug)]
+struct Suspect {
+    link: Link,
+    /// Looks at which it was deaf, less those at which it was not; from 0 to [`LINKS_LOOKS`]. A busy machine may
+    /// miss a report here and there.
+    level: u8,
+    /// It was at the top, and not at 0 since.
+    broken: bool,
 }
 
 impl Watch {
@@ -106,22 +116,32 @@ impl Watch {
 
     /// Takes what the engine says now. Returns the links that have become broken, and those that work again.
     pub(super) fn note_links(&mut self, deaf: &[Link]) -> (Vec<Link>, Vec<Link>) {
-        let healed = self.deaf.iter().filter(|(link, looks)| *looks >= LINKS_LOOKS && !deaf.contains(link));
-        let healed = healed.map(|(link, _)| *link).collect();
-        self.deaf.retain(|(link, _)| deaf.contains(link));
         for link in deaf {
-            match self.deaf.iter_mut().find(|(known, _)| known == link) {
-                Some((_, looks)) => *looks = looks.saturating_add(1),
-                None => self.deaf.push((*link, 1)),
+            if !self.suspects.iter().any(|suspect| suspect.link == *link) {
+                self.suspects.push(Suspect { link: *link, level: 0, broken: false });
             }
         }
-        let broken = self.deaf.iter().filter(|(_, looks)| *looks == LINKS_LOOKS).map(|(link, _)| *link);
-        (broken.collect(), healed)
+        let (mut broken, mut healed) = (Vec::new(), Vec::new());
+        for suspect in &mut self.suspects {
+            if deaf.contains(&suspect.link) {
+                suspect.level = (suspect.level + 1).min(LINKS_LOOKS);
+            } else {
+                suspect.level -= 1;
+            }
+            if suspect.level == LINKS_LOOKS && !suspect.broken {
+                suspect.broken = true;
+                broken.push(suspect.link);
+            } else if suspect.level == 0 && suspect.broken {
+                healed.push(suspect.link);
+            }
+        }
+        self.suspects.retain(|suspect| suspect.level > 0);
+        (broken, healed)
     }
 
     /// Links that are broken: `(a, b)` says that `a` does not hear `b`.
     pub(super) fn broken_links(&self) -> Vec<Link> {
-        self.deaf.iter().filter(|(_, looks)| *looks >= LINKS_LOOKS).map(|(link, _)| *link).collect()
+        self.suspects.iter().filter(|suspect| suspect.broken).map(|suspect| suspect.link).collect()
     }
 }
 
@@ -138,8 +158,14 @@ mod tests {
         assert_eq!(watch.note_links(&link), (link.to_vec(), vec![]));
         assert_eq!(watch.note_links(&link), (vec![], vec![]));
         assert_eq!(watch.broken_links(), link);
+        assert_eq!(watch.note_links(&[]), (vec![], vec![]), "once is chance");
+        assert_eq!(watch.note_links(&link), (vec![], vec![]), "and nothing new");
+        for _ in 0..2 {
+            assert_eq!(watch.note_links(&[]), (vec![], vec![]));
+            assert_eq!(watch.broken_links(), link);
+        }
         assert_eq!(watch.note_links(&[]), (vec![], link.to_vec()));
-        assert!(watch.broken_links().is_empty());
+        assert!(watch.broken_links().is_empty() && watch.suspects.is_empty());
         assert_eq!(watch.note_links(&link), (vec![], vec![]), "counted anew");
     }
 
