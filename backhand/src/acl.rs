@@ -151,7 +151,7 @@ fn parse_ip(text: &str) -> Result<IpAddr, String> {
 pub fn parse_contact(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (addr, port) = match bracketed {
-        Some((addr, rest)) if rest.is_empty() => (addr, None),
+        Some((addr, "")) => (addr, None),
         Some((addr, rest)) => {
             let port = rest.strip_prefix(':').ok_or_else(|| format!("\"{text}\" is not an address"))?;
             (addr, Some(port))

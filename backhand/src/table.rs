@@ -424,7 +424,7 @@ mod tests {
                 .unwrap(),
             mtime: Micros(n + 1),
             contact: SocketAddr::new(
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     IpAddr::from(n32.to_be_bytes())
                 } else {
                     Ipv6Addr::from(u128::from(n) << 90).into()
