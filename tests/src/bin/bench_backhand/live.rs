@@ -119,11 +119,7 @@ fn schedule(secs: f64, fronts: usize) -> Vec<Job> {
         let heavy = random.below(10) == 0;
         let mean = MEAN.as_secs_f64() / 1.9 * if heavy { 10.0 } else { 1.0 };
         let service = Duration::from_secs_f64(exponential(&mut random, mean));
-        jobs.push(Job {
-            at: Duration::from_secs_f64(at),
-            service,
-            front: random.below(fronts),
-        });
+        jobs.push(Job { at: Duration::from_secs_f64(at), service, front: random.below(fronts) });
     }
     jobs
 }
