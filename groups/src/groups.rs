@@ -11,8 +11,8 @@ use crate::registry::Registry;
 use crate::stats::Stats;
 use crate::table::Table;
 use crate::types::{
-    Accepted, ConfigError, ConfigId, ConnectError, DAEMONS_MAX, Daemon, Ended, GroupsConfig, Nodes, OutFrame,
-    Output, Recipients, Refusal, RingService, SessionId, Submission,
+    Accepted, ConfigError, ConfigId, ConnectError, Daemon, Ended, GroupsConfig, Nodes, OutFrame, Output,
+    Recipients, Refusal, RingService, SessionId, Submission,
 };
 
 /// The process groups of one daemon: sessions, memberships, routing, membership messages.
@@ -75,18 +75,8 @@ impl Groups {
     /// # Errors
     /// [`ConfigError`] if the configuration contradicts itself.
     pub fn new(config: GroupsConfig) -> Result<Self, ConfigError> {
+        config.check()?;
         let GroupsConfig { daemons, me } = config;
-        if daemons.is_empty() || daemons.len() > DAEMONS_MAX {
-            return Err(ConfigError::DaemonCount(daemons.len()));
-        }
-        for (i, daemon) in daemons.iter().enumerate() {
-            if daemons[..i].iter().any(|d| d.name == daemon.name) {
-                return Err(ConfigError::DuplicateName(daemon.name));
-            }
-        }
-        if usize::from(me) >= daemons.len() {
-            return Err(ConfigError::UnknownSelf { me, daemons: daemons.len() });
-        }
         Ok(Self {
             daemons,
             me,
@@ -265,7 +255,7 @@ impl Groups {
         Ok(())
     }
 
-    fn name(&self) -> DaemonName {
+    pub(crate) fn name(&self) -> DaemonName {
         self.daemons[usize::from(self.me)].name
     }
 

@@ -21,6 +21,7 @@ mod notify;
 mod payload;
 mod queue;
 mod registry;
+mod reload;
 mod stats;
 mod table;
 mod types;
@@ -28,6 +29,7 @@ mod views;
 
 pub use groups::Groups;
 pub use queue::QUEUE_MESSAGES_MAX;
+pub use reload::ReconfigureError;
 pub use stats::Stats;
 pub use table::{GROUPS_MAX, MEMBERS_MAX, MEMBERSHIPS_MAX};
 pub use types::{

@@ -222,6 +222,16 @@ impl Table {
         self.memberships = self.groups.values().map(|group| group.members.len()).sum();
     }
 
+    /// The nodes get other numbers, each its own. Members are put in the order of the new ones.
+    pub(crate) fn renumber(&mut self, new: impl Fn(u16) -> u16) {
+        self.members.values_mut().for_each(|m| m.node = new(m.node));
+        for group in self.groups.values_mut() {
+            group.members.iter_mut().for_each(|m| m.node = new(m.node));
+            group.members.sort_unstable_by(|a, b| a.key().cmp(&b.key()));
+            group.recipients = None;
+        }
+    }
+
     /// The names of the groups for which `wanted` holds, in byte order.
     pub(crate) fn names(&self, mut wanted: impl FnMut(&Group) -> bool) -> Vec<GroupName> {
         let mut names: Vec<_> =

@@ -33,6 +33,25 @@ pub struct GroupsConfig {
     pub me: u16,
 }
 
+impl GroupsConfig {
+    /// Whether the engine can work with it.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let Self { daemons, me } = self;
+        if daemons.is_empty() || daemons.len() > DAEMONS_MAX {
+            return Err(ConfigError::DaemonCount(daemons.len()));
+        }
+        for (i, daemon) in daemons.iter().enumerate() {
+            if daemons[..i].iter().any(|d| d.name == daemon.name) {
+                return Err(ConfigError::DuplicateName(daemon.name));
+            }
+        }
+        if usize::from(*me) >= daemons.len() {
+            return Err(ConfigError::UnknownSelf { me: *me, daemons: daemons.len() });
+        }
+        Ok(())
+    }
+}
+
 /// Why a configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -289,6 +308,10 @@ impl Nodes {
 
     pub(crate) fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.0.count_ones() as usize
     }
 
     pub(crate) fn is_empty(self) -> bool {

@@ -65,6 +65,20 @@ impl Flow {
         }
     }
 
+    /// The windows of this member: packets of one visit, and how many of them follow the token.
+    pub(crate) fn own_windows(&self) -> (u16, Option<u16>) {
+        (self.personal, self.accelerated)
+    }
+
+    /// Uses the windows of `cfg` from now on.
+    pub(crate) fn set_windows(&mut self, cfg: &RingConfig) {
+        let new = Self::new(cfg, 1);
+        self.personal = new.personal;
+        self.personal_fixed = new.personal_fixed;
+        self.accelerated = new.accelerated;
+        self.fixed = new.fixed;
+    }
+
     /// The window of a new ring.
     pub(crate) fn window_start(&self, members: usize) -> u16 {
         let n = u16::try_from(members).unwrap_or(u16::MAX);

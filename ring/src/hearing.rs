@@ -188,6 +188,39 @@ impl Hearing {
         }
     }
 
+    /// Uses the time limits of `cfg` from now on.
+    pub(crate) fn set_timers(&mut self, cfg: &RingConfig) {
+        self.dead = cfg.timers.dead;
+        self.fresh = cfg.timers.fresh();
+        self.presence = cfg.timers.presence;
+        self.probe_max = cfg.timers.probe_max.max(Duration::from_secs(1));
+    }
+
+    /// The nodes get other numbers: `numbers` has the new ones by old number, none for nodes that are not
+    /// configured any more. What is known of a node goes with it.
+    pub(crate) fn renumber(&mut self, cfg: &RingConfig, me: Mid, numbers: &[Option<NodeId>]) {
+        let mut new = Self::new(cfg, me);
+        let old = std::mem::take(&mut self.peers);
+        let moves = || numbers.iter().enumerate().filter_map(|(from, to)| Some((from, (*to)?.index())));
+        for (mut peer, to) in old.into_iter().zip(numbers).filter_map(|(peer, to)| Some((peer, (*to)?))) {
+            if let Some(report) = &mut peer.report {
+                let mut hear = vec![(0, 0, 0); new.peers.len()];
+                for (from, to) in moves() {
+                    if let (Some(slot), Some(heard)) = (hear.get_mut(to), report.hear.get(from)) {
+                        *slot = *heard;
+                    }
+                }
+                report.hear = hear;
+            }
+            // Pieces of packets of the former configuration fit to nothing that comes.
+            peer.fragments = Reassembly::default();
+            if let Some(slot) = new.peers.get_mut(to.index()) {
+                *slot = peer;
+            }
+        }
+        *self = new;
+    }
+
     fn peer(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(node.index())
     }

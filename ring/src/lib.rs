@@ -15,6 +15,7 @@ mod idle;
 mod install;
 mod invariants;
 mod leave;
+mod live;
 mod membership;
 mod midset;
 #[cfg(feature = "mutations")]
@@ -39,6 +40,7 @@ pub mod wire;
 pub use api::{Body, Boot, Class, Event, Path, PeerRef, SubmitError, Transmit};
 pub use config::{Limits, RingConfig, Timers, Windows};
 pub use features::{FEATURE_ACKS, FEATURE_PARK, FEATURES};
+pub use live::{Condition, Membership, Successor, successor};
 pub use ring::{ConfigError, Ring};
 pub use stats::{CAUSES, Cause, Drops, Histogram, PeerStats, Stats};
 pub use types::{ConfId, Mid, NODES_MAX, Nanos, NodeId, NodeSet, Seq, Service};

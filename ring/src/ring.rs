@@ -616,6 +616,14 @@ pub(crate) fn even_up(n: u64) -> u64 {
 }
 
 fn check_config(cfg: &RingConfig, boot: &Boot) -> Result<(), ConfigError> {
+    if boot.session == 0 {
+        return Err(ConfigError::Session);
+    }
+    check_nodes(cfg)
+}
+
+/// What does not depend on the process.
+pub(crate) fn check_nodes(cfg: &RingConfig) -> Result<(), ConfigError> {
     let nodes = cfg.nodes.len();
     if nodes == 0 || nodes > NODES_MAX {
         return Err(ConfigError::Nodes { found: nodes });
@@ -626,9 +634,6 @@ fn check_config(cfg: &RingConfig, boot: &Boot) -> Result<(), ConfigError> {
     let (found, min, max) = (cfg.packet_len_max, PACKET_LEN_MIN, PACKET_LEN_MAX);
     if !(min..=max).contains(&found) {
         return Err(ConfigError::PacketLen { found, min, max });
-    }
-    if boot.session == 0 {
-        return Err(ConfigError::Session);
     }
     let t = &cfg.timers;
     let limits = [

@@ -121,10 +121,12 @@ pub enum Cause {
     Reject,
     /// The commit token did not fit this daemon's state.
     Abort,
+    /// The daemons changed over to another configuration.
+    Reload,
 }
 
 /// Number of [`Cause`]s.
-pub const CAUSES: usize = 10;
+pub const CAUSES: usize = 11;
 
 impl Cause {
     /// All causes.
@@ -139,6 +141,7 @@ impl Cause {
         Self::LeftBehind,
         Self::Reject,
         Self::Abort,
+        Self::Reload,
     ];
 
     /// As in metrics and traces.
@@ -154,6 +157,7 @@ impl Cause {
             Self::LeftBehind => "left_behind",
             Self::Reject => "reject",
             Self::Abort => "abort",
+            Self::Reload => "reload",
         }
     }
 }

@@ -69,6 +69,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 
+    /// Do not let a monitor (spmonitor) ask for a reload of the configuration; SIGHUP still does.
+    #[arg(long)]
+    pub no_monitor_reload: bool,
+
     /// Threads that serve clients. Default: one per processor, at most 4.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
@@ -107,7 +111,8 @@ Examples:
   spreadd status                       what the daemon of this host does
 
 Signals: TERM and INT end the daemon in order: it leaves the ring and removes its local socket. USR1 writes
-all counters to the log. HUP does nothing: restart the daemon for a new configuration.
+all counters to the log. HUP reads the configuration and the key file again; daemons that are added to or removed
+from the file join or leave the ring when all daemons of the ring have read it.
 Exit status: 0 ended in order, 1 failed, 2 wrong use or configuration.";
 
 /// What else the program can do.

@@ -1,6 +1,7 @@
 //! From `spread.conf` to what the daemon, its ring and its sessions need.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::access::{self, AccessFileError};
 use crate::config::{ClientOptions, Config, Host, SystemHost, Use};
@@ -56,9 +57,8 @@ impl Options {
         }
         clients(&config.options.clients, &mut options);
         (options.auth, options.policy) = access::load(config)?;
-        if options.daemons.len() > 1 {
-            options.ring = Some(ring(config, me));
-        }
+        options.ring = Some(ring(config, me));
+        options.config = Some(Arc::new(config.clone()));
         Ok(options)
     }
 }
@@ -151,7 +151,7 @@ mod tests {
         let config = parse("Spread_Segment 192.0.2.255:4803 { a 192.0.2.1 { D 192.0.2.1 } }");
         let options = Options::from_config(&config, 0).unwrap();
         assert!(!options.serve_tcp, "no address for clients");
-        assert!(options.ring.is_none(), "a ring of one has no socket");
+        assert!(options.ring.is_some(), "the monitor asks by its socket, and others may come");
         assert!(matches!(Options::from_config(&config, 1), Err(ClusterError::UnknownDaemon(1))));
     }
 }

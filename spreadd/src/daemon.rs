@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use crossbeam_channel::TrySendError;
 use spread_groups::{Groups, GroupsConfig};
 use spread_ring::RingConfig;
 use spread_wire::{DaemonName, limits};
@@ -15,9 +16,11 @@ use tokio::runtime::Runtime;
 use tracing::error;
 
 use crate::alone::{Alone, AloneError};
-use crate::config::virtual_id;
+use crate::config::{Config, virtual_id};
 use crate::hub::{Hub, SlowLimits};
+use crate::monitor::{Cluster, Monitor, MonitorStats, Refused};
 use crate::observe::{self, Identity, Probe, RingLink};
+use crate::reload::{self, Change, Live, LiveParts, Present, Reloaded, Unchangeable};
 use crate::ring_driver::{self, DriverConfig, KeyRing, Network, Protection, SocketOptions, Waker};
 use crate::session::handshake::Times;
 use crate::session::inbox::Inbox;
@@ -77,8 +80,12 @@ pub struct Options {
     pub threads: usize,
     /// Whether TCP clients are served at all.
     pub serve_tcp: bool,
-    /// The ring of several daemons. `None`: this daemon is alone, and opens no UDP socket.
+    /// The ring of the configured daemons. `None`: this daemon is alone, and opens no UDP socket.
     pub ring: Option<RingOptions>,
+    /// The configuration that all this was made from.
+    pub config: Option<Arc<Config>>,
+    /// Whether a monitor may ask for a reload of the configuration.
+    pub monitor_reload: bool,
 }
 
 /// How the daemons reach each other.
@@ -191,11 +198,24 @@ impl Options {
             threads: default_threads(),
             serve_tcp: true,
             ring: None,
+            config: None,
+            monitor_reload: true,
         }
     }
 }
 
 impl Options {
+    /// When a client is too slow, and what happens then.
+    pub(crate) fn slow_limits(&self) -> SlowLimits {
+        SlowLimits {
+            rules: self.slow.clone(),
+            session_bytes: self.limits.session_bytes_max,
+            frames: self.limits.session_messages_max,
+            grace: self.limits.slow_grace,
+            bytes: self.limits.slow_bytes_max,
+        }
+    }
+
     fn tcp(&self) -> Tcp<'_> {
         match (self.serve_tcp, self.listen.as_slice()) {
             (false, _) => Tcp::None,
@@ -210,6 +230,22 @@ impl Options {
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(4)
 }
+
+/// What a monitor asks of the process that runs the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Request {
+    /// To read the configuration again and call [`Daemon::reload`].
+    Reload,
+    /// To end in order.
+    Stop,
+}
+
+/// Requests of monitors that may wait.
+const REQUESTS: usize = 8;
+
+/// Configurations on their way to the ring thread.
+const CHANGES: usize = 4;
 
 /// Why a daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -304,6 +340,11 @@ pub struct Daemon {
     /// There until the daemon is stopped.
     runtime: Option<Runtime>,
     ring: RingThread,
+    changes: crossbeam_channel::Sender<Change>,
+    requests: tokio::sync::Mutex<tokio::sync::mpsc::Receiver<Request>>,
+    inbox: Arc<Inbox>,
+    present: Present,
+    monitor_stats: Arc<MonitorStats>,
 }
 
 impl Daemon {
@@ -328,6 +369,7 @@ impl Daemon {
         let inbox = Arc::new(Inbox::new(limits.inbox_bytes_max));
         let counters = Arc::new(Counters::default());
         let registry = Arc::new(Registry::new(limits.sessions_max));
+        let slow = options.slow_limits();
         let access = Arc::new(Access::new(options.auth, options.policy));
         let spill = match &options.spill_dir {
             Some(dir) if options.slow.may_spill() => {
@@ -342,13 +384,6 @@ impl Daemon {
             }
             _ => None,
         };
-        let slow = SlowLimits {
-            rules: options.slow,
-            session_bytes: limits.session_bytes_max,
-            frames: limits.session_messages_max,
-            grace: limits.slow_grace,
-            bytes: limits.slow_bytes_max,
-        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.threads.max(1))
             .thread_name("sessions")
@@ -360,13 +395,30 @@ impl Daemon {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
+        let present = Present::new(options.config.clone(), options.me);
+        let monitor_stats = Arc::new(MonitorStats::default());
+        let (changes, changes_in) = crossbeam_channel::bounded(CHANGES);
+        let (requests_out, requests) = tokio::sync::mpsc::channel(REQUESTS);
+        let live = Live::new(LiveParts {
+            me: options.me,
+            ring: options.ring.clone(),
+            monitor: options.config.as_deref().map(|config| {
+                let cluster = Cluster::new(config, options.me);
+                Monitor::new(cluster, options.monitor_reload, Arc::clone(&monitor_stats))
+            }),
+            changes: changes_in,
+            requests: requests_out,
+            present: present.clone(),
+            registry: Arc::clone(&registry),
+            names: options.daemons.iter().map(|daemon| daemon.name).collect(),
+        });
         let hub = Hub::new(
             groups,
             Arc::clone(&inbox),
             Arc::clone(&access),
             Arc::clone(&counters),
             slow,
-            options.daemons.iter().map(|daemon| daemon.name).collect(),
+            live,
             runtime.handle().clone(),
         );
         let state = options.state_dir.map(|dir| state::path(&dir, &name.to_string(), listeners.port()));
@@ -412,7 +464,13 @@ impl Daemon {
                 (RingThread::Ring(Some(handle)), link)
             }
         };
-        let probe = Arc::new(Probe::new(identity, Arc::clone(&registry), Arc::clone(&counters), link));
+        let probe = Arc::new(Probe::new(
+            identity,
+            present.clone(),
+            Arc::clone(&registry),
+            Arc::clone(&counters),
+            link,
+        ));
         let (control, metrics) = observe::start(
             &runtime,
             &probe,
@@ -424,7 +482,7 @@ impl Daemon {
             access: Arc::clone(&access),
             times: Times { hello: limits.hello_timeout, auth: limits.auth_timeout, linger: LINGER },
             registry: Arc::clone(&registry),
-            inbox,
+            inbox: Arc::clone(&inbox),
             counters: Arc::clone(&counters),
             spill,
             lingering: AtomicUsize::new(0),
@@ -446,6 +504,11 @@ impl Daemon {
             epochs,
             runtime: Some(runtime),
             ring,
+            changes,
+            requests: tokio::sync::Mutex::new(requests),
+            inbox,
+            present,
+            monitor_stats,
         };
         if let Some(runtime) = &daemon.runtime {
             let _guard = runtime.enter();
@@ -530,6 +593,12 @@ impl Daemon {
             sessions.push_str(&format!(" {name}={value}"));
         }
         let mut lines = vec![sessions];
+        let stats = &self.monitor_stats;
+        let mut monitor = format!("monitor: accepted={}", stats.accepted());
+        for reason in Refused::ALL {
+            monitor.push_str(&format!(" refused_{}={}", reason.name(), stats.refused(reason)));
+        }
+        lines.push(monitor);
         if let RingThread::Ring(Some(handle)) = &self.ring
             && let Some(report) = handle.report()
         {
@@ -537,6 +606,50 @@ impl Daemon {
             lines.push(format!("ring: {:?}", report.ring));
         }
         lines
+    }
+
+    /// What a monitor asks of this process, one thing after the other.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped before it ends.
+    pub async fn requested(&self) -> Request {
+        match self.requests.lock().await.recv().await {
+            Some(request) => request,
+            // The ring thread has ended.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Goes on with another configuration: `options` were made from it, for this daemon. What can change at once
+    /// does; another list of daemons is used when all daemons of the ring have read it.
+    ///
+    /// # Errors
+    /// [`Unchangeable`]; nothing has changed then.
+    pub fn reload(&self, options: &Options) -> Result<Reloaded, Unchangeable> {
+        let Some((config, me)) = self.present.get() else { return Err(Unchangeable::NoFile) };
+        let (plan, reloaded) = reload::compare(&config, me, options)?;
+        self.access.set(options.auth.clone(), Arc::clone(&options.policy));
+        self.changes.try_send(Change::Plan(Box::new(plan))).map_err(|error| match error {
+            TrySendError::Full(_) => Unchangeable::Busy,
+            TrySendError::Disconnected(_) => Unchangeable::Stopping,
+        })?;
+        if let (RingThread::Ring(Some(handle)), Some(keys)) =
+            (&self.ring, options.ring.as_ref().and_then(|ring| ring.keys.as_ref()))
+        {
+            handle.reload_keys(keys.clone());
+        }
+        self.inbox.wake();
+        Ok(reloaded)
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Option<Arc<Config>> {
+        self.present.get().map(|(config, _)| config)
+    }
+
+    /// What came by the monitor protocol.
+    pub fn monitor_stats(&self) -> &MonitorStats {
+        &self.monitor_stats
     }
 
     /// Whether the daemon still works. It stops by itself only by a fault.

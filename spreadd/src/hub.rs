@@ -8,17 +8,20 @@
 pub(crate) mod report;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spread_groups::{Ended, Groups, Output, RingService, SessionId, Submission};
 use spread_ring::{Body, Event, NodeId, Service};
-use spread_wire::{DaemonName, Frame, ServiceType, build};
+use spread_wire::{Frame, ServiceType, build};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::ring_driver::Upper;
+use crate::monitor::Facts;
+use crate::reload::{Live, Notice, Step};
+use crate::ring_driver::{Order, Upper, View};
 use crate::session::inbox::{Command, Inbox};
 use crate::session::outbox::{BEHIND_BYTES, Load, Outbox, Piece};
 use crate::session::policy::{Access, Client, Policy};
@@ -119,8 +122,10 @@ pub(crate) struct Hub {
     behind: Vec<usize>,
     /// Room of handled requests that is kept back.
     kept_room: usize,
-    /// Names of the configured daemons, by node number.
-    names: Vec<DaemonName>,
+    /// What changes while the daemon runs.
+    live: Live,
+    /// Messages delivered to sessions.
+    delivered: u64,
     /// The daemons of the ring, as last announced.
     members: Vec<u16>,
     /// For timers.
@@ -149,7 +154,7 @@ impl Hub {
         access: Arc<Access>,
         counters: Arc<Counters>,
         slow: SlowLimits,
-        names: Vec<DaemonName>,
+        live: Live,
         runtime: Handle,
     ) -> Self {
         Self {
@@ -166,7 +171,8 @@ impl Hub {
             batch: None,
             behind: Vec::new(),
             kept_room: 0,
-            names,
+            live,
+            delivered: 0,
             members: Vec::new(),
             runtime,
             quiet: Quiet::default(),
@@ -179,7 +185,7 @@ impl Hub {
 
     /// Sets the hash of the configuration, for messages.
     pub(crate) fn with_hash(mut self, hash: &[u8]) -> Self {
-        self.hash = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        self.hash = short(hash);
         self
     }
 
@@ -190,7 +196,7 @@ impl Hub {
     }
 
     fn name(&self, node: NodeId) -> String {
-        self.names.get(node.index()).map_or_else(|| node.to_string(), ToString::to_string)
+        self.live.names().get(node.index()).map_or_else(|| node.to_string(), ToString::to_string)
     }
 
     fn hand_out(&mut self) {
@@ -255,7 +261,7 @@ impl Hub {
             return;
         }
         let names = |list: &mut dyn Iterator<Item = &u16>| {
-            let names = list.filter_map(|node| self.names.get(usize::from(*node)));
+            let names = list.filter_map(|node| self.live.names().get(usize::from(*node)));
             names.map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
         let members = names(&mut nodes.iter());
@@ -384,6 +390,7 @@ impl Hub {
         while let Some(output) = self.groups.poll_output() {
             match output {
                 Output::Deliver { to, except, frame } => {
+                    self.delivered += 1;
                     let action = match (self.shed_above, frame.parts().next()) {
                         (Some(_), Some(head)) => self.slow.rules.action(head),
                         _ => SlowAction::Disconnect,
@@ -468,9 +475,45 @@ impl Hub {
     }
 }
 
+impl Hub {
+    /// Another daemon speaks about a configuration. If this is the place where all change over, the groups do: as
+    /// if a ring of those that stay had been formed, with the numbers of the new configuration.
+    fn notice(&mut self, from: u16, notice: Notice) {
+        let Some(Step { survivors, transitional, regular, plan }) = self.live.handle_notice(from, notice)
+        else {
+            return;
+        };
+        self.groups.handle_transitional(transitional, &survivors);
+        self.groups.handle_regular(regular, &survivors);
+        self.members = survivors;
+        if let Some(ring) = plan.map(|plan| &plan.ring) {
+            let new = |node: u16| ring.numbers.get(usize::from(node)).copied().flatten().map(|node| node.0);
+            let numbers: Vec<Option<u16>> = ring.numbers.iter().map(|node| node.map(|node| node.0)).collect();
+            self.members = self.members.iter().filter_map(|node| new(*node)).collect();
+            self.hash = short(&ring.options.ring.hash);
+            if let Err(error) = self.groups.reconfigure(ring.groups.clone(), &numbers) {
+                error!(%error, "The groups cannot go on under the new configuration; this daemon leaves the ring.");
+                self.live.leave();
+            }
+        }
+        self.sort_outputs();
+        self.hand_out();
+        if let Some(linger) = self.live.linger() {
+            let inbox = Arc::clone(&self.inbox);
+            self.runtime.spawn(async move {
+                tokio::time::sleep(linger).await;
+                inbox.wake();
+            });
+        }
+    }
+}
+
 impl Upper for Hub {
     fn next_submission(&mut self) -> Option<(Service, Body)> {
-        loop {
+        if let Some(notice) = self.live.poll_notice(&self.groups) {
+            return Some(notice);
+        }
+        while !self.live.holds() {
             if let Some(submission) = self.groups.poll_submit() {
                 return Some(to_ring(submission));
             }
@@ -491,11 +534,25 @@ impl Upper for Hub {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Deliver { sender, body, .. } => self.groups.handle_deliver(sender.node.0, body.parts()),
+            Event::Deliver { sender, body, .. } => {
+                if let Some(notice) = Notice::parse(body.parts()) {
+                    return self.notice(sender.node.0, notice);
+                }
+                if self.live.is_switching() {
+                    return;
+                }
+                self.groups.handle_deliver(sender.node.0, body.parts());
+            }
             Event::Transitional { id, members, .. } => {
+                if !self.live.handle_transitional() {
+                    return;
+                }
                 self.groups.handle_transitional(config_id(id), &nodes(&members));
             }
             Event::Regular { id, members } => {
+                if !self.live.handle_regular(id, &members) {
+                    return;
+                }
                 let nodes = nodes(&members);
                 self.announce(&nodes);
                 if let Some(epochs) = &self.epochs {
@@ -510,6 +567,34 @@ impl Upper for Hub {
 
     fn flush(&mut self) {
         self.hand_out();
+    }
+
+    fn handle_foreign(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        view: &dyn Fn() -> Option<View>,
+    ) -> Option<(SocketAddr, Vec<u8>)> {
+        let View { condition, stats } = view()?;
+        let Self { groups, delivered, live, .. } = self;
+        live.handle_foreign(from, datagram, |uptime, transitional, sessions| Facts {
+            uptime,
+            condition,
+            ring: stats,
+            transitional,
+            synced: groups.is_synced(),
+            messages_delivered: *delivered,
+            sessions,
+            groups: groups.groups_len(),
+        })
+    }
+
+    fn poll_order(&mut self) -> Option<Order> {
+        if let Some(slow) = self.live.take_changes() {
+            self.shed_above = slow.shed_above();
+            self.slow = slow;
+        }
+        self.live.poll_order()
     }
 
     fn note_links(&mut self, broken: &[(NodeId, NodeId)], healed: &[(NodeId, NodeId)]) {
@@ -576,6 +661,11 @@ fn permitted(policy: &dyn Policy, client: &Client, frame: &Frame) -> bool {
     } else {
         policy.permits_all() || frame.group_names().all(|target| policy.multicast(client, &target))
     }
+}
+
+/// The first bytes of a hash, which packets carry.
+fn short(hash: &[u8]) -> String {
+    hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn to_ring(submission: Submission) -> (Service, Body) {

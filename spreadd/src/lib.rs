@@ -25,7 +25,9 @@ mod daemon;
 mod descriptors;
 pub mod event_log;
 mod hub;
+pub mod monitor;
 pub mod observe;
+mod reload;
 pub mod ring_driver;
 mod session;
 mod state;
@@ -34,8 +36,10 @@ pub use access::AccessFileError;
 pub use account::{Account, AccountError};
 pub use alone::AloneError;
 pub use cluster::ClusterError;
-pub use daemon::{Daemon, Member, Options, RingOptions, SOCKET_DIR, SessionLimits, StartError};
+pub use daemon::{Daemon, Member, Options, Request, RingOptions, SOCKET_DIR, SessionLimits, StartError};
 pub use descriptors::sessions_that_fit;
+pub use monitor::{MonitorStats, Refused};
+pub use reload::{Reloaded, Unchangeable};
 pub use session::{
     AccessError, AccessList, Auth, Client, ListenError, Method, Methods, PasswordError, Passwords, Peer,
     Permit, Policy, RuleError, Rules, SessionStats, SlowAction, SlowRules,

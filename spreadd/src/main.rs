@@ -1,5 +1,7 @@
 //! The program `spreadd`: command line, signals, exit codes. Everything else is in the library.
 
+mod hangup;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +16,7 @@ use spreadd::config::{self, ConfigErrors, LoadError, SystemHost};
 use spreadd::event_log::EventLog;
 use spreadd::observe::{self, Snapshot, control};
 use spreadd::ring_driver::KeyRing;
-use spreadd::{Account, Daemon, Options, SOCKET_DIR};
+use spreadd::{Account, Daemon, Options, Request, SOCKET_DIR};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
@@ -114,16 +116,17 @@ fn run(args: &Args, log: &EventLog) -> Result<(), Failure> {
     let daemon = Daemon::start(plan.options).context("cannot start")?;
     settle(&daemon, &plan.place, log)?;
     announce(&daemon);
-    let ended_by_signal = runtime.block_on(async {
+    let reload = || reload(&daemon, args, plan.file.as_deref(), log);
+    let in_order = runtime.block_on(async {
         tokio::select! {
-            () = signals.end(&daemon) => true,
+            () = signals.end(&daemon, reload) => true,
             () = failed(&daemon) => false,
         }
     });
     notify(&[sd_notify::NotifyState::Stopping]);
     info!("Ending.");
     daemon.stop();
-    if !ended_by_signal {
+    if !in_order {
         return Err(anyhow!("the ring thread ended by itself; the log says why").into());
     }
     info!("Ended.");
@@ -174,6 +177,8 @@ struct Plan {
     text: String,
     /// What must be equal on all daemons, for `--check`.
     hash: String,
+    /// The configuration file, from the root directory: it may be read again when the working directory is another.
+    file: Option<PathBuf>,
 }
 
 /// Where and as whom it works.
@@ -194,7 +199,18 @@ fn plan(args: &Args, log: &EventLog) -> Result<Plan, Failure> {
         Some(file) => configured(args, &file, log)?,
         None => without_file(args)?,
     };
-    let options = &mut plan.options;
+    finish(args, &mut plan.options).map_err(Failure::Usage)?;
+    let from_env = std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+    // Whoever asks for it gets it or an error; the directory of the configuration may be for root only.
+    let runtime_dir = plan.place.runtime_dir.clone();
+    let usable = runtime_dir.filter(|dir| access(dir, AccessFlags::W_OK).is_ok());
+    plan.options.state_dir = args.state_dir.clone().or(from_env).or(usable);
+    Ok(plan)
+}
+
+/// Adds to the options what the command line says.
+fn finish(args: &Args, options: &mut Options) -> anyhow::Result<()> {
+    options.monitor_reload = !args.no_monitor_reload;
     if args.no_local_socket {
         options.socket_dir = None;
     } else {
@@ -202,11 +218,6 @@ fn plan(args: &Args, log: &EventLog) -> Result<Plan, Failure> {
         options.control_dir.clone_from(&options.socket_dir);
     }
     options.metrics = args.metrics.or(options.metrics);
-    let from_env = std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
-    // Whoever asks for it gets it or an error; the directory of the configuration may be for root only.
-    let runtime_dir = plan.place.runtime_dir.clone();
-    let usable = runtime_dir.filter(|dir| access(dir, AccessFlags::W_OK).is_ok());
-    options.state_dir = args.state_dir.clone().or(from_env).or(usable);
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
@@ -214,15 +225,13 @@ fn plan(args: &Args, log: &EventLog) -> Result<Plan, Failure> {
         ring.ring.features &= features;
     }
     if let Some(file) = &args.key_file {
-        let keys = KeyRing::load(file)
-            .with_context(|| format!("key file {}", file.display()))
-            .map_err(Failure::Usage)?;
+        let keys = KeyRing::load(file).with_context(|| format!("key file {}", file.display()))?;
         match &mut options.ring {
             Some(ring) => ring.keys = Some(keys),
             None => info!("The key file is not used: this daemon is alone."),
         }
     }
-    Ok(plan)
+    Ok(())
 }
 
 fn without_file(args: &Args) -> Result<Plan, Failure> {
@@ -234,7 +243,7 @@ fn without_file(args: &Args) -> Result<Plan, Failure> {
     let mut options = Options::alone(name, port);
     options.listen.clone_from(&args.listen);
     let text = format!("no configuration file, so the daemon {name} runs alone, on port {port}");
-    Ok(Plan { options, place: Place::default(), text, hash: String::new() })
+    Ok(Plan { options, place: Place::default(), text, hash: String::new(), file: None })
 }
 
 fn configured(args: &Args, file: &Path, log: &EventLog) -> Result<Plan, Failure> {
@@ -288,7 +297,8 @@ fn configured(args: &Args, file: &Path, log: &EventLog) -> Result<Plan, Failure>
         "\nIts hash is {ring_hash}. Only daemons with the same one form a ring; it covers:\n\n{}",
         String::from_utf8_lossy(config.hash_text().as_bytes())
     );
-    Ok(Plan { options, place, text, hash })
+    let file = std::path::absolute(file).context("the configuration file")?;
+    Ok(Plan { options, place, text, hash, file: Some(file) })
 }
 
 /// Says where clients find the daemon, to the log and to the service manager.
@@ -327,8 +337,8 @@ impl Signals {
         })
     }
 
-    /// Waits for TERM or INT.
-    async fn end(&mut self, daemon: &Daemon) {
+    /// Waits for TERM or INT, or for a monitor that ends the daemon.
+    async fn end(&mut self, daemon: &Daemon, reload: impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return,
@@ -338,10 +348,24 @@ impl Signals {
                         info!("Status, {line}");
                     }
                 }
-                _ = self.hup.recv() => {
-                    warn!("SIGHUP: there is nothing to reload; restart the daemon for a new configuration.");
-                }
+                _ = self.hup.recv() => reload(),
+                request = daemon.requested() => match request {
+                    Request::Stop => return,
+                    _ => reload(),
+                },
             }
         }
     }
+}
+
+/// Reads the configuration again, and opens the log file again.
+fn reload(daemon: &Daemon, args: &Args, file: Option<&Path>, log: &EventLog) {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let usec = now.map_or(0, |now| i128::from(now.tv_sec()) * 1_000_000 + i128::from(now.tv_nsec()) / 1000);
+    notify(&[sd_notify::NotifyState::Reloading, sd_notify::NotifyState::MonotonicUsec(usec)]);
+    if let Err(error) = log.reopen() {
+        warn!(%error, "The log goes on in the old file.");
+    }
+    hangup::reload(daemon, file, log, |options| finish(args, options).map_err(|error| format!("{error:#}")));
+    notify(&[sd_notify::NotifyState::Ready]);
 }

@@ -13,6 +13,7 @@ mod lab;
 mod large;
 mod links;
 mod net;
+mod reload;
 mod rest;
 mod rules;
 

@@ -84,6 +84,11 @@ impl Source {
         Self { name: name.into(), text: text.into() }
     }
 
+    /// What messages call the file.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Line and column of an offset, both from 1; the column counts characters.
     pub(crate) fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.text.get(..offset).unwrap_or(&self.text);

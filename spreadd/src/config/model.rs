@@ -153,6 +153,11 @@ pub(crate) struct Places {
 }
 
 impl Config {
+    /// The file it was read from, as messages call it.
+    pub fn name(&self) -> &str {
+        self.source.name()
+    }
+
     /// All daemons in the order of the file. The position is the daemon's number in the ring.
     pub fn daemons(&self) -> impl Iterator<Item = &Daemon> {
         self.segments.iter().flat_map(|s| &s.daemons)

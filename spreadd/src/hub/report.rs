@@ -54,7 +54,7 @@ impl Hub {
     pub(crate) fn report(&self, sessions_max: usize, groups_max: usize) -> HubReport {
         let (requests_waiting, request_bytes_waiting) = self.groups.waiting();
         let mut report = HubReport {
-            names: self.names.clone(),
+            names: self.live.names().to_vec(),
             groups: if groups_max > 0 { self.groups.largest(groups_max) } else { Vec::new() },
             groups_len: self.groups.groups_len(),
             memberships_len: self.groups.memberships_len(),

@@ -10,12 +10,13 @@ use spread_wire::DaemonName;
 use crate::alone::AskAlone;
 use crate::hub::Hub;
 use crate::hub::report::HubReport;
+use crate::reload::Present;
 use crate::ring_driver::{Asker, Report};
 use crate::session::SessionStats;
 use crate::session::registry::Registry;
 use crate::session::stats::Counters;
 
-/// Who the daemon is; does not change while it runs.
+/// Who the daemon is, as it was started; see [`Probe::identity`].
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) name: DaemonName,
@@ -104,6 +105,7 @@ pub(crate) struct Look {
 /// Asks the parts of the daemon. Shared by the control socket, the metrics and the watchdog.
 pub(crate) struct Probe {
     identity: Identity,
+    present: Present,
     started: SystemTime,
     since: Instant,
     registry: Arc<Registry>,
@@ -114,18 +116,34 @@ pub(crate) struct Probe {
 impl Probe {
     pub(crate) fn new(
         identity: Identity,
+        present: Present,
         registry: Arc<Registry>,
         counters: Arc<Counters>,
         ring: RingLink,
     ) -> Self {
         Self {
             identity,
+            present,
             started: SystemTime::now(),
             since: Instant::now(),
             registry,
             counters,
             ring: Mutex::new(Arc::new(ring)),
         }
+    }
+
+    /// Who the daemon is under the configuration in force.
+    fn identity(&self) -> Identity {
+        let mut identity = self.identity.clone();
+        if let Some((config, me)) = self.present.get() {
+            identity.me = me;
+            identity.hash = Some(config.ring_hash());
+            identity.addresses = config.socket_addrs().map(|addr| addr.to_string()).collect();
+            if let Some(messages) = config.options.max_session_messages {
+                identity.session_messages_max = usize::try_from(messages).unwrap_or(usize::MAX);
+            }
+        }
+        identity
     }
 
     fn ring(&self) -> Arc<RingLink> {
@@ -139,7 +157,7 @@ impl Probe {
         let ring = link.report()?;
         let hub = link.hub(detail)?;
         Some(Look {
-            identity: self.identity.clone(),
+            identity: self.identity(),
             started: self.started,
             uptime: self.since.elapsed(),
             sessions_live: self.registry.live(),

@@ -36,6 +36,8 @@ pub(super) enum What {
     Leave,
     /// Keys were reloaded; the active id.
     Keys,
+    /// Another configuration; the epoch and the members of the ring that goes on.
+    Reconfigured,
 }
 
 #[derive(Clone, Copy)]

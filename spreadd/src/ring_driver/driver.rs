@@ -22,18 +22,21 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use spread_ring::{Body, Event, Mid, Nanos, NodeId, Path, Service, SubmitError, Transmit};
+use spread_ring::{
+    Body, ConfigError, Event, Mid, Nanos, NodeId, NodeSet, Path, RingConfig, Service, SubmitError, Successor,
+    Timers, Transmit, Windows,
+};
 use tracing::{debug, info, trace, warn};
 
 use super::batch::{Intake, SendQueue};
 use super::blackbox::{Blackbox, What};
 use super::keys::KeyRing;
+use super::order::{Order, View};
 use super::peers::Peers;
 use super::seal::Sealer;
 use super::sockets::Sockets;
@@ -81,10 +84,20 @@ pub trait Upper {
     /// A batch of events is complete: pass on what was collected.
     fn flush(&mut self);
 
-    /// A datagram on the data port that is no ring packet (it begins with `80` or `81`: the monitor
-    /// protocol). What is returned goes back to its source.
-    fn handle_foreign(&mut self, from: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
-        let _ = (from, datagram);
+    /// A datagram on the data port that is no ring packet but one of the monitor protocol. `view` shows the
+    /// engine. What is returned goes to the address with it.
+    fn handle_foreign(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        view: &dyn Fn() -> Option<View>,
+    ) -> Option<(SocketAddr, Vec<u8>)> {
+        let _ = (from, datagram, view);
+        None
+    }
+
+    /// The next change that the driver is to make. Asked for in each turn.
+    fn poll_order(&mut self) -> Option<Order> {
         None
     }
 
@@ -120,6 +133,26 @@ pub(super) trait Engine {
     }
     fn deaf_links(&self) -> Vec<(NodeId, NodeId)> {
         Vec::new()
+    }
+    fn view(&self) -> Option<View> {
+        None
+    }
+    fn set_windows(&mut self, windows: Windows) {
+        let _ = windows;
+    }
+    fn set_timers(&mut self, timers: Timers) -> Result<(), ConfigError> {
+        let _ = timers;
+        Ok(())
+    }
+    fn reconfigure(
+        &mut self,
+        now: Nanos,
+        ring: RingConfig,
+        numbers: &[Option<NodeId>],
+        successor: Successor,
+    ) -> Result<(), ConfigError> {
+        let _ = (now, ring, numbers, successor);
+        Ok(())
     }
 }
 
@@ -172,7 +205,7 @@ pub(super) struct Parts<E: Engine, U> {
 }
 
 /// A token that waits for the data before it.
-struct HeldToken {
+pub(super) struct HeldToken {
     path: Path,
     from: NodeId,
     session: u64,
@@ -181,34 +214,36 @@ struct HeldToken {
 }
 
 pub(super) struct Driver<E: Engine, U> {
-    engine: E,
-    upper: U,
-    sealer: Box<dyn Sealer>,
-    peers: Peers,
-    transport: Transport,
-    sockets: Sockets,
-    waiter: Waiter,
+    pub(super) engine: E,
+    pub(super) upper: U,
+    pub(super) sealer: Box<dyn Sealer>,
+    pub(super) peers: Peers,
+    pub(super) transport: Transport,
+    pub(super) sockets: Sockets,
+    pub(super) waiter: Waiter,
     /// Per input: there may be more to read.
-    more: Vec<bool>,
-    waker: Waker,
+    pub(super) more: Vec<bool>,
+    pub(super) waker: Waker,
     inbox: Receiver<Command<E::Stats, U>>,
     clock: Clock,
-    pause_min: Duration,
+    pub(super) pause_min: Duration,
     spin: Duration,
     intake: Intake,
     queue: SendQueue,
     ranges: Vec<(Range<usize>, u64, bool)>,
-    tokens: Vec<HeldToken>,
+    pub(super) tokens: Vec<HeldToken>,
     /// A submission that the engine had no room for.
     held: Option<(Service, Body)>,
-    full: bool,
-    more_submissions: bool,
+    pub(super) full: bool,
+    pub(super) more_submissions: bool,
     /// The last turn ended while there were still events.
-    unfinished: bool,
+    pub(super) unfinished: bool,
     /// When a leave ends at the latest.
     leaving: Option<Nanos>,
+    /// Daemons whose packets are taken.
+    pub(super) admitted: NodeSet,
     stats: IoStats,
-    blackbox: Blackbox,
+    pub(super) blackbox: Blackbox,
     trace: VecDeque<String>,
     watch: Watch,
     /// When a foreign configuration was last told.
@@ -217,9 +252,8 @@ pub(super) struct Driver<E: Engine, U> {
 
 impl<E: Engine, U: Upper> Driver<E, U> {
     pub(super) fn new(parts: Parts<E, U>) -> Self {
-        let fds = parts.sockets.inputs.iter().map(|input| input.as_fd().as_raw_fd());
         Self {
-            waiter: Waiter::new(fds.chain([parts.waker.as_fd().as_raw_fd()])),
+            waiter: Waiter::new(parts.sockets.fds(&parts.waker)),
             more: vec![false; parts.sockets.inputs.len()],
             engine: parts.engine,
             upper: parts.upper,
@@ -241,6 +275,7 @@ impl<E: Engine, U: Upper> Driver<E, U> {
             more_submissions: true,
             unfinished: false,
             leaving: None,
+            admitted: NodeSet(u128::MAX),
             stats: IoStats::default(),
             blackbox: Blackbox::new(),
             trace: VecDeque::new(),
@@ -326,6 +361,7 @@ impl<E: Engine, U: Upper> Driver<E, U> {
             self.more_submissions = true;
         }
         self.commands(now);
+        self.orders(now);
         for _ in 0..if overdue { ROUNDS_OVERDUE } else { ROUNDS } {
             if !self.more.contains(&true) {
                 break;
@@ -348,6 +384,7 @@ impl<E: Engine, U: Upper> Driver<E, U> {
             self.submit(now);
             self.transmit(now);
         }
+        self.orders(now);
         self.traces();
         if self.watch.is_due(now) {
             let (broken, healed) = self.watch.note_links(&self.engine.deaf_links());

@@ -20,6 +20,7 @@ mod blackbox;
 mod driver;
 mod header;
 mod keys;
+mod order;
 mod peers;
 mod replay;
 mod seal;
@@ -33,6 +34,7 @@ mod watch;
 
 pub use driver::Upper;
 pub use keys::{Cipher, KeyFileError, KeyRing};
+pub use order::{Order, Reconfiguration, View, check_network};
 pub use seal::{Aead, Checksum, Protection, Sealer, TRAILER_MAX};
 pub use sockets::{SocketError, SocketOptions, interface_mtu, packet_len_max};
 pub use stats::{DropReason, IoStats};

@@ -81,6 +81,23 @@ impl Peers {
         Self { me, hash, peers: (0..nodes).map(|_| Peer::default()).collect() }
     }
 
+    /// The number of this daemon.
+    pub(super) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// Another configuration: other node numbers and another hash. What is known of a node goes with it, so that
+    /// no recording of its packets passes.
+    pub(super) fn renumber(&mut self, me: NodeId, nodes: usize, hash: [u8; 4], numbers: &[Option<NodeId>]) {
+        let mut peers: Vec<Peer> = (0..nodes).map(|_| Peer::default()).collect();
+        for (peer, number) in std::mem::take(&mut self.peers).into_iter().zip(numbers) {
+            if let Some(slot) = number.and_then(|number| peers.get_mut(number.index())) {
+                *slot = peer;
+            }
+        }
+        *self = Self { me, hash, peers };
+    }
+
     /// The node that a datagram's source address belongs to. Once per received run: all its segments have
     /// the same source.
     pub(super) fn source(

@@ -47,6 +47,10 @@ pub trait Sealer: Send {
     /// Why it is not acceptable; the content is unspecified then.
     fn open(&mut self, from: Mid, packet: &mut [u8]) -> Result<usize, DropReason>;
 
+    /// Another configuration: the name of the cluster and the number of this process are others. The counter
+    /// goes on.
+    fn rename(&mut self, cluster: &[u8], me: Mid);
+
     /// Uses other keys from now on. `false` if this sealer has none.
     #[must_use]
     fn reload(&mut self, keys: KeyRing) -> bool;
@@ -83,6 +87,8 @@ impl Sealer for Checksum {
         }
         Ok(content.len())
     }
+
+    fn rename(&mut self, _cluster: &[u8], _me: Mid) {}
 
     fn reload(&mut self, _keys: KeyRing) -> bool {
         false
@@ -207,6 +213,13 @@ impl Sealer for Aead {
             _ => return Err(DropReason::Key),
         };
         if opened { Ok(content_len) } else { Err(DropReason::Tag) }
+    }
+
+    fn rename(&mut self, cluster: &[u8], me: Mid) {
+        self.cluster = cluster.to_vec();
+        self.me = me;
+        self.active = derive(&self.cluster, self.me, self.keys.active());
+        self.openers.clear();
     }
 
     fn reload(&mut self, keys: KeyRing) -> bool {

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::batch::SendCall;
 use super::sys::{self, Outgoing};
 use super::transport::Network;
+use super::waker::Waker;
 
 /// Properties of the sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,13 +82,13 @@ impl AsFd for Input {
 /// All sockets of a daemon. The first two are those for sending: data, token.
 pub(super) struct Sockets {
     pub(super) inputs: Vec<Input>,
+    options: SocketOptions,
 }
 
 impl Sockets {
     /// Opens the sockets of the daemon `me`.
     pub(super) fn open(network: &Network, me: NodeId, options: &SocketOptions) -> Result<Self, SocketError> {
         let own = &network.nodes[me.index()];
-        let multicast = network.segments.get(usize::from(own.segment)).and_then(|s| s.multicast);
         let looped = shares_host(network, me);
         let mut inputs = Vec::new();
         for (i, ip) in own.addrs.iter().enumerate() {
@@ -104,22 +105,38 @@ impl Sockets {
                 inputs.push(Input { socket, class, path: Path::Unicast, dropped: 0 });
             }
         }
-        if let Some((addr, ip)) = multicast.and_then(|addr| {
-            let ip = own.addrs.iter().find(|ip| ip.is_ipv4() == addr.is_ipv4())?;
-            Some((addr, *ip))
-        }) {
-            let socket = bound(addr, true, Class::Data, options)?;
-            if addr.ip().is_multicast() {
-                join(&socket, addr.ip(), ip).map_err(|source| SocketError {
-                    addr,
-                    what: "join the multicast group",
-                    source,
-                })?;
-            }
-            inputs.push(Input { socket, class: Class::Data, path: Path::Multicast, dropped: 0 });
-        }
+        inputs.extend(shared(network, me, options)?);
         debug!(sockets = inputs.len(), looped, "Ring sockets are open.");
-        Ok(Self { inputs })
+        Ok(Self { inputs, options: options.clone() })
+    }
+
+    /// Makes the sockets those of another network in which the addresses of the daemon `me` are the same: the
+    /// segment's address may come or go, and another daemon on this host.
+    ///
+    /// # Errors
+    /// The segment's address cannot be used; there is no socket for it then.
+    pub(super) fn adjust(&mut self, network: &Network, me: NodeId) -> Result<(), SocketError> {
+        let own = &network.nodes[me.index()];
+        let had = self.inputs.iter().any(|input| input.path == Path::Multicast);
+        let has = network.segments.get(usize::from(own.segment)).is_some_and(|s| s.multicast.is_some());
+        if !has {
+            self.inputs.retain(|input| input.path != Path::Multicast);
+            return Ok(());
+        }
+        let ip = own.addrs[0];
+        let fail = |what| move |source| SocketError { addr: SocketAddr::new(ip, own.port), what, source };
+        let looped = shares_host(network, me);
+        set_multicast_sender(&self.inputs[0].socket, ip, looped, &self.options)
+            .map_err(fail("set the multicast interface"))?;
+        if !had {
+            self.inputs.extend(shared(network, me, &self.options)?);
+        }
+        Ok(())
+    }
+
+    /// The descriptors to wait for: those of the inputs, then the waker's.
+    pub(super) fn fds(&self, waker: &Waker) -> impl Iterator<Item = RawFd> {
+        self.inputs.iter().map(|input| input.as_fd().as_raw_fd()).chain([waker.as_fd().as_raw_fd()])
     }
 
     /// The socket that packets of this class leave by.
@@ -144,6 +161,24 @@ impl Sockets {
             .min()
             .unwrap_or(0)
     }
+}
+
+/// The socket of the segment's address, if it has one of the family of this daemon.
+fn shared(network: &Network, me: NodeId, options: &SocketOptions) -> Result<Option<Input>, SocketError> {
+    let own = &network.nodes[me.index()];
+    let addr = network.segments.get(usize::from(own.segment)).and_then(|s| s.multicast);
+    let Some((addr, ip)) = addr.and_then(|addr| {
+        let ip = own.addrs.iter().find(|ip| ip.is_ipv4() == addr.is_ipv4())?;
+        Some((addr, *ip))
+    }) else {
+        return Ok(None);
+    };
+    let socket = bound(addr, true, Class::Data, options)?;
+    if addr.ip().is_multicast() {
+        let what = "join the multicast group";
+        join(&socket, addr.ip(), ip).map_err(|source| SocketError { addr, what, source })?;
+    }
+    Ok(Some(Input { socket, class: Class::Data, path: Path::Multicast, dropped: 0 }))
 }
 
 impl SendCall for &Sockets {

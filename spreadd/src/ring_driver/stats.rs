@@ -36,11 +36,13 @@ pub enum DropReason {
     Checksum,
     /// The counter was seen before, or is too old.
     Replay,
+    /// From a daemon that a monitor keeps apart from this one.
+    Partition,
 }
 
 impl DropReason {
     /// All reasons.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Truncated,
         Self::Short,
         Self::Magic,
@@ -56,6 +58,7 @@ impl DropReason {
         Self::Tag,
         Self::Checksum,
         Self::Replay,
+        Self::Partition,
     ];
 
     /// The name of the counter.
@@ -76,6 +79,7 @@ impl DropReason {
             Self::Tag => "tag",
             Self::Checksum => "checksum",
             Self::Replay => "replay",
+            Self::Partition => "partition",
         }
     }
 }

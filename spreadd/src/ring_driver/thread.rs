@@ -10,12 +10,13 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use rand::TryRng;
 use spread_ring::{
     Body, Boot, ConfigError, Event, Mid, Nanos, NodeId, Path, Ring, RingConfig, Service, Stats, SubmitError,
-    Transmit,
+    Successor, Timers, Transmit, Windows,
 };
 use tracing::warn;
 
 use super::driver::{COMMANDS, Clock, Command, Driver, Engine, LEAVE_MAX, Parts, Told, Upper};
 use super::keys::KeyRing;
+use super::order::{View, pause_min};
 use super::peers::Peers;
 use super::seal::{Aead, Checksum, Protection, Sealer};
 use super::sockets::{SocketError, SocketOptions, Sockets};
@@ -277,7 +278,7 @@ pub fn start<U: Upper + Send + 'static>(
         waker: waker.clone(),
         inbox,
         clock,
-        pause_min: config.ring.timers.token / 4,
+        pause_min: pause_min(&config.ring.timers),
         spin: config.spin,
         offload: config.sockets.offload,
     };
@@ -328,6 +329,24 @@ impl Engine for Ring {
     }
     fn deaf_links(&self) -> Vec<(NodeId, NodeId)> {
         Self::deaf_links(self)
+    }
+    fn view(&self) -> Option<View> {
+        Some(View { condition: self.condition(), stats: Self::stats(self).clone() })
+    }
+    fn set_windows(&mut self, windows: Windows) {
+        Self::set_windows(self, windows);
+    }
+    fn set_timers(&mut self, timers: Timers) -> Result<(), ConfigError> {
+        Self::set_timers(self, timers)
+    }
+    fn reconfigure(
+        &mut self,
+        now: Nanos,
+        ring: RingConfig,
+        numbers: &[Option<NodeId>],
+        successor: Successor,
+    ) -> Result<(), ConfigError> {
+        Self::reconfigure(self, now, Arc::new(ring), numbers, successor)
     }
 }
 

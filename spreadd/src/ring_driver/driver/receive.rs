@@ -14,6 +14,7 @@ use super::super::peers::Peers;
 use super::super::stats::{DropReason, IoStats};
 use super::super::sys::RECV_BATCH;
 use super::{Driver, Engine, HeldToken, Upper};
+use crate::monitor::packet::is_monitor;
 
 /// Data packets read behind a token before the token is handed in.
 const DATA_BEFORE_TOKEN: usize = 128;
@@ -111,14 +112,16 @@ impl<E: Engine, U: Upper> Driver<E, U> {
             self.stats.coalesced_receives += 1;
             self.stats.coalesced_packets += packets as u64;
         }
-        if matches!(data[0], FOREIGN_FIRST | FOREIGN_SECOND) && class == Class::Data {
+        if class == Class::Data && (matches!(data[0], FOREIGN_FIRST | FOREIGN_SECOND) || is_monitor(data)) {
+            let engine = &self.engine;
             for range in segments(received.len, received.segment_len).take(*answers) {
                 *answers -= 1;
                 if let Some(from) = received.from
-                    && let Some(answer) = self.upper.handle_foreign(from, &data[range])
-                    && let Err(error) = self.sockets.reply(from, &answer)
+                    && let Some((to, answer)) =
+                        self.upper.handle_foreign(from, &data[range], &|| engine.view())
+                    && let Err(error) = self.sockets.reply(to, &answer)
                 {
-                    debug!(%from, %error, "An answer could not be sent.");
+                    debug!(%to, %error, "An answer could not be sent.");
                 }
             }
             return packets;
@@ -132,6 +135,13 @@ impl<E: Engine, U: Upper> Driver<E, U> {
                 return packets;
             }
         };
+        if !self.admitted.contains(source) {
+            let reason = DropReason::Partition;
+            for range in segments(received.len, received.segment_len) {
+                dropped(&mut self.stats, &mut self.blackbox, now, reason, Some(source), range.len());
+            }
+            return packets;
+        }
         self.ranges.clear();
         for range in segments(received.len, received.segment_len) {
             let packet = &mut data[range.clone()];

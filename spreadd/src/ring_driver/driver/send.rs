@@ -18,7 +18,7 @@ const BLOCKED_MAX: Duration = Duration::from_millis(100);
 
 impl<E: Engine, U: Upper> Driver<E, U> {
     /// Seals and sends all that the engine has to send.
-    pub(super) fn transmit(&mut self, now: Nanos) {
+    pub(in super::super) fn transmit(&mut self, now: Nanos) {
         while let Some(transmit) = self.engine.poll_transmit() {
             if !self.queue.has_room(transmit.packet.len(), &*self.sealer) {
                 self.flush(now);

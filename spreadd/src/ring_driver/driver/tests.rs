@@ -114,8 +114,13 @@ impl Upper for Top {
     fn flush(&mut self) {
         self.flushes += 1;
     }
-    fn handle_foreign(&mut self, _from: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
-        Some(datagram.iter().rev().copied().collect())
+    fn handle_foreign(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        _view: &dyn Fn() -> Option<View>,
+    ) -> Option<(SocketAddr, Vec<u8>)> {
+        Some((from, datagram.iter().rev().copied().collect()))
     }
 }
 
