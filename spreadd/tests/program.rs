@@ -118,7 +118,7 @@ fn signals_end_it_in_order_and_nothing_is_left_behind() {
         assert!(socket.exists());
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         daemon.signal(Signal::SIGHUP);
-        daemon.wait_for("SIGHUP");
+        daemon.wait_for("There is nothing to reload");
         daemon.signal(Signal::SIGUSR1);
         let line = daemon.wait_for("Status, sessions: live=");
         assert!(line.contains(" connections_total=") && line.contains(" dropped_slow_total=0"), "{line}");
