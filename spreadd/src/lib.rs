@@ -30,6 +30,7 @@ pub mod observe;
 mod reload;
 pub mod ring_driver;
 mod session;
+pub mod spmonitor;
 mod state;
 
 pub use access::AccessFileError;

@@ -105,9 +105,12 @@ fn sender(daemon: &Daemon, stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<u3
     })
 }
 
+/// What a reader saw: how many numbers, and the membership messages with whether the network caused them.
+type Seen = (Client, u32, Vec<(bool, Vec<GroupName>)>);
+
 /// Reads until the end; asserts that nothing is lost, and returns the membership messages of `g` on the way, with
 /// whether the network caused them.
-fn reader(mut client: Client) -> std::thread::JoinHandle<(Client, u32, Vec<(bool, Vec<GroupName>)>)> {
+fn reader(mut client: Client) -> std::thread::JoinHandle<Seen> {
     std::thread::spawn(move || {
         let (mut next, mut views) = (0u32, Vec::new());
         loop {

@@ -45,14 +45,17 @@ pub(crate) enum Change {
 /// The configuration in force, for the thread that reads new ones, and the number of this daemon in it. None: the
 /// daemon runs without a file.
 #[derive(Clone, Debug)]
-pub(crate) struct Present(Arc<Mutex<Option<(Arc<Config>, u16)>>>);
+pub(crate) struct Present(Arc<Mutex<Option<Own>>>);
+
+/// A configuration, and the number of this daemon in it.
+type Own = (Arc<Config>, u16);
 
 impl Present {
     pub(crate) fn new(config: Option<Arc<Config>>, me: u16) -> Self {
         Self(Arc::new(Mutex::new(config.map(|config| (config, me)))))
     }
 
-    pub(crate) fn get(&self) -> Option<(Arc<Config>, u16)> {
+    pub(crate) fn get(&self) -> Option<Own> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
