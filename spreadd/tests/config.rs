@@ -232,7 +232,6 @@ Spread_Segment 239.1.2.3:4803 239.1.2.4 { a 10.0.0.1 }
             (WarningClass::NotHonored, 6, 1),
             (WarningClass::TimeoutOrder, 8, 1),
             (WarningClass::NotHonored, 10, 1),
-            (WarningClass::NotHonored, 11, 1),
             (WarningClass::NobodyCanConnect, 12, 1),
             (WarningClass::NotHonored, 15, 31),
         ]

@@ -262,7 +262,6 @@ pub struct Timeouts {
 /// with `docs/reference/spread.conf.md`.
 pub(super) fn not_honored(word: &str, value: &Value<'_>) -> Option<&'static str> {
     Some(match (word, value) {
-        ("DangerousMonitor", Value::Bool(true)) => "the monitor of Spread 5 is not served",
         ("SocketPortReuse", Value::Reuse(PortReuse::Off)) => {
             "listeners always set SO_REUSEADDR, which on this system cannot admit a second listener"
         }
