@@ -38,7 +38,8 @@ impl Sample {
         }
         let program = bins::bin("spreadd", "spreadd").unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases/samples").join(format!("{name}.conf"));
+        let file =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases/samples").join(format!("{name}.conf"));
         let mut sample = Self { net, dir, file, daemons: Vec::new() };
         for (host, name) in daemons {
             let mut command = sample.net.host(*host).command(&program);
@@ -81,7 +82,8 @@ impl Sample {
                     client.join(group).unwrap();
                     let mut seen = 0;
                     while seen < count {
-                        match client.receive_timeout(LIMIT).unwrap().expect("the others, and their messages") {
+                        match client.receive_timeout(LIMIT).unwrap().expect("the others, and their messages")
+                        {
                             Message::Membership(view) if view.members.len() == count => {
                                 client.multicast(Service::SAFE, group, 1, address.clone()).unwrap();
                             }
