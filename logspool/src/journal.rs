@@ -314,6 +314,11 @@ impl Journal {
         path(&self.folder, number)
     }
 
+    /// The number behind the last one of a group in the journal; 0 when there is none.
+    pub fn end(&self, stream: u32) -> u64 {
+        self.segments.iter().filter_map(|s| s.last.get(&stream)).max().map_or(0, |last| last + 1)
+    }
+
     /// Groups of which something is in the journal.
     pub fn streams(&self) -> BTreeSet<u32> {
         self.segments.iter().flat_map(|s| s.last.keys().copied()).collect()

@@ -98,6 +98,8 @@ pub struct PublisherConfig {
     pub audit: Audit,
     /// Acknowledgements needed.
     pub acks: Acks,
+    /// With [`Acks::All`], a writer that is asked and does not answer for this long is not waited for until it does.
+    pub writer_limit: Duration,
     /// Most bytes of lines in one frame.
     pub batch_bytes: usize,
     /// `key=value` lines for the hello: host, process, generation.
@@ -131,8 +133,6 @@ const REWIND_EVERY: Duration = Duration::from_millis(100);
 /// With [`Audit::Auto`], a sent line may be given up (as in doubt) for newer ones when no acknowledgement came for
 /// this long: old subscribers must not starve because a writer of ours went away.
 const PRESSURE_AFTER: Duration = Duration::from_secs(1);
-/// A writer that is asked and does not answer for this long is not waited for.
-const WRITER_LIMIT: Duration = Duration::from_secs(30);
 /// Most writers that are known; others are ignored.
 const WRITERS_MAX: usize = 64;
 
@@ -169,6 +169,8 @@ struct Barrier {
 struct Writer {
     acked: u64,
     heard: Duration,
+    /// It did not answer for too long.
+    gone: bool,
 }
 
 #[derive(Debug)]
@@ -193,6 +195,9 @@ struct Stream {
     loose: usize,
     /// Number that the next record of the intake will have.
     next: u64,
+    /// Of a source that goes on: the number behind the last one of the earlier process. Writers may know lines that
+    /// this publisher has yet to be given.
+    end: u64,
     /// Highest number ever sent: lower ones are repeats.
     top: u64,
     queued: bool,
@@ -222,6 +227,7 @@ impl Publisher {
                 sent: 0,
                 loose: 0,
                 next: 1,
+                end: 0,
                 top: 0,
                 queued: false,
                 uncovered: false,
@@ -253,14 +259,16 @@ impl Publisher {
             && stream.strict
             && stream.writers.len() < WRITERS_MAX
         {
-            stream.writers.entry(writer).or_insert(Writer { acked: 0, heard: now });
+            stream.writers.entry(writer).or_insert(Writer { acked: 0, heard: now, gone: false });
         }
     }
 
-    /// The source goes on where an earlier process left it: everything before `front` is done with. Before any record.
-    pub fn resume(&mut self, stream: u32, front: u64) {
+    /// The source goes on where an earlier process left it: everything before `front` is done with, and numbers below
+    /// `end` were given to lines that may have reached writers. Before any record.
+    pub fn resume(&mut self, stream: u32, front: u64, end: u64) {
         if let Some(stream) = self.streams.get_mut(stream as usize) {
             stream.next = front.max(1);
+            stream.end = end;
         }
     }
 
@@ -354,7 +362,7 @@ impl Publisher {
         let group = frame.records().first().cloned().unwrap_or_default();
         let Some(&index) = self.by_group.get(&group) else { return };
         let stream = &mut self.streams[index as usize];
-        if self.cfg.audit == Audit::Off || frame.seq >= stream.next {
+        if self.cfg.audit == Audit::Off || frame.seq >= stream.next.max(stream.end) {
             return;
         }
         (stream.acked_at, stream.spoke, stream.pause) = (now, now, PROBE_AFTER.0);
@@ -369,11 +377,12 @@ impl Publisher {
         if frame.source == self.cfg.source
             && (stream.writers.len() < WRITERS_MAX || stream.writers.contains_key(&name))
         {
-            let writer = stream.writers.entry(name.clone()).or_insert(Writer { acked: 0, heard: now });
+            let writer =
+                stream.writers.entry(name.clone()).or_insert(Writer { acked: 0, heard: now, gone: false });
             writer.acked = writer.acked.max(frame.seq);
-            writer.heard = now;
+            (writer.heard, writer.gone) = (now, false);
         }
-        let upto = stream.confirmed(self.cfg.acks, now);
+        let upto = stream.confirmed(self.cfg.acks);
         if stream.release(upto, now, &mut self.released) {
             self.moved.insert(index);
         }
@@ -411,8 +420,12 @@ impl Publisher {
                 stream.pause = (stream.pause * 2).min(longest);
             }
             if stream.strict {
+                let since = stream.waits_since;
+                for writer in stream.writers.values_mut() {
+                    writer.gone |= now.saturating_sub(writer.heard.max(since)) >= self.cfg.writer_limit;
+                }
                 let enough = if pressure { Acks::Count(1) } else { self.cfg.acks };
-                let upto = stream.confirmed(enough, now);
+                let upto = stream.confirmed(enough);
                 if stream.release(upto, now, &mut self.released) {
                     self.moved.insert(index);
                 }
@@ -453,7 +466,7 @@ impl Publisher {
     pub fn relax(&mut self, now: Duration) {
         self.cfg.acks = Acks::Count(1);
         for (index, stream) in (0..).zip(&mut self.streams) {
-            let upto = stream.confirmed(self.cfg.acks, now);
+            let upto = stream.confirmed(self.cfg.acks);
             if stream.release(upto, now, &mut self.released) {
                 self.moved.insert(index);
             }
@@ -695,14 +708,13 @@ impl Stream {
     }
 
     /// The number up to which enough writers have acknowledged.
-    fn confirmed(&self, acks: Acks, now: Duration) -> u64 {
+    fn confirmed(&self, acks: Acks) -> u64 {
         let mut acked: Vec<u64> = self.writers.values().map(|w| w.acked).collect();
         acked.sort_unstable_by(|a, b| b.cmp(a));
         let needed = match acks {
             Acks::Count(n) => n.max(1),
             Acks::All => {
-                let answers = |w: &&Writer| now.saturating_sub(w.heard.max(self.waits_since)) < WRITER_LIMIT;
-                return self.writers.values().filter(answers).map(|w| w.acked).min().unwrap_or(0);
+                return self.writers.values().filter(|w| !w.gone).map(|w| w.acked).min().unwrap_or(0);
             }
         };
         acked.get(needed - 1).copied().unwrap_or(0)
@@ -714,6 +726,8 @@ impl Stream {
         let everywhere = self.writers.values().map(|w| w.acked).min().unwrap_or(u64::MAX);
         while self.window.front().is_some_and(|r| r.last() <= upto) {
             let Some(record) = self.window.pop_front() else { break };
+            // A line that need not be sent: plain ones after it have too few bits to tell so long a step.
+            self.hello_due |= self.sent == 0;
             (self.sent, self.loose) = (self.sent.saturating_sub(1), self.loose.saturating_sub(1));
             self.waits_since = now;
             released.cost += record.cost();

@@ -18,8 +18,14 @@ fn stream(wire: Wire) -> StreamConfig {
 }
 
 fn publisher(audit: Audit, wire: Wire) -> Publisher {
-    let cfg =
-        PublisherConfig { source: ID, audit, acks: Acks::All, batch_bytes: 100, about: "pid=7\n".into() };
+    let cfg = PublisherConfig {
+        source: ID,
+        audit,
+        acks: Acks::All,
+        writer_limit: at(30_000),
+        batch_bytes: 100,
+        about: "pid=7\n".into(),
+    };
     Publisher::new(cfg, vec![stream(wire)])
 }
 
@@ -126,6 +132,25 @@ fn a_writer_gets_what_it_misses_once_per_request() {
     assert_eq!(sent(&mut p, at(200)).len(), 3);
 }
 
+/// A writer has all lines of a process that ended before it knew; the one that goes on has few of them in memory yet.
+#[test]
+fn lines_that_writers_have_from_an_earlier_process_are_done_when_they_come() {
+    let mut p = publisher(Audit::On, Wire::Plain);
+    p.resume(0, 5, 11);
+    p.handle_connected(at(0), [0]);
+    assert_eq!(sent(&mut p, at(0)), ["site4~ Hello 5 n1 f4"]);
+    p.handle_private(at(1), ack_of("a", 11, 0));
+    assert!(p.is_idle(), "11 was never given out: that answer is nonsense");
+    p.handle_private(at(1), ack_of("a", 10, 0));
+    p.handle_records((5..=7).map(line));
+    p.handle_timeout(at(2), false);
+    assert_eq!(p.released().acked, 3, "nothing is sent that is known to be there");
+    p.handle_records((8..=11).map(line));
+    p.handle_timeout(at(3), false);
+    assert_eq!(p.released().acked, 3);
+    assert_eq!(sent(&mut p, at(3)), ["site4~ Hello 11 n1 f4", "site4 N line 11"]);
+}
+
 #[test]
 fn frames_hold_what_fits_and_gaps_stand_in_their_place() {
     let mut p = publisher(Audit::On, Wire::Framed);
@@ -194,8 +219,14 @@ fn announcements_that_nobody_answers_become_rare() {
 #[test]
 fn without_a_writer_a_short_queue_gives_up_sent_lines_only_in_auto() {
     for (audit, in_doubt) in [(Audit::Auto, 2), (Audit::On, 0)] {
-        let cfg =
-            PublisherConfig { source: ID, audit, acks: Acks::All, batch_bytes: 100, about: String::new() };
+        let cfg = PublisherConfig {
+            source: ID,
+            audit,
+            acks: Acks::All,
+            writer_limit: at(30_000),
+            batch_bytes: 100,
+            about: String::new(),
+        };
         let mut p = Publisher::new(cfg, vec![StreamConfig { heard: true, ..stream(Wire::Plain) }]);
         p.handle_connected(at(0), [0]);
         p.handle_records((1..=3).map(line));
@@ -244,6 +275,7 @@ fn a_writer_that_another_source_knows_is_waited_for() {
         source: ID,
         audit: Audit::Auto,
         acks: Acks::All,
+        writer_limit: at(30_000),
         batch_bytes: 100,
         about: String::new(),
     };

@@ -102,8 +102,8 @@ const WRITER_SLOTS: usize = 64;
 const SCAN_SECONDS: u64 = 2;
 /// Mark of a slot that changes.
 const LOCKED: u64 = u64::MAX;
-/// A writer that no child heard for this long is not waited for by new children.
-const WRITER_SECONDS: u64 = 60;
+/// The place of a writer that no child heard for this long may be used for another one.
+const WRITER_SECONDS: u64 = 120;
 
 // SAFETY: atomics only; zero is the start of each.
 unsafe impl Zeroed for Counters {}
@@ -147,12 +147,12 @@ impl Counters {
         }
     }
 
-    /// Writers that answered some child for this group lately.
-    pub(crate) fn writers(&self, group: &[u8], now: u64) -> Vec<[u8; 16]> {
+    /// Writers that answered some child for this group in the last `limit` seconds.
+    pub(crate) fn writers(&self, group: &[u8], now: u64, limit: u64) -> Vec<[u8; 16]> {
         let group = hash(group);
         let lately = |s: &&Slot| {
             let heard = s.heard.load(Acquire);
-            heard != LOCKED && heard.saturating_add(WRITER_SECONDS) >= now && s.group.load(Relaxed) == group
+            heard != LOCKED && heard.saturating_add(limit) >= now && s.group.load(Relaxed) == group
         };
         let id = |s: &Slot| {
             let mut id = [0; 16];

@@ -29,6 +29,12 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_TICK: Duration = Duration::from_secs(1);
 /// Losses are reported at most so often.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// A log writer that does not answer for this long is not waited for.
+const WRITER_LIMIT: Duration = Duration::from_secs(30);
+/// With a spool there is room for longer.
+const SPOOLED_WRITER_LIMIT: Duration = Duration::from_secs(120);
+/// The end of a child with a spool takes at most so long.
+const SPOOLED_DRAIN_LIMIT: Duration = Duration::from_millis(300);
 /// When so little time is left at the end of a child, one acknowledgement is enough.
 const DRAIN_RELAX: Duration = Duration::from_millis(1_000);
 const STACK_BYTES: usize = 256 << 10;
@@ -90,19 +96,26 @@ fn budget(counters: &'static Counters, spool: &Spool) -> Budget {
     Budget { used: &counters.spool_bytes, limit: spool.bytes }
 }
 
+/// How long a log writer that does not answer is waited for.
+fn writer_limit(global: &Global) -> Duration {
+    if global.spool.is_some() { SPOOLED_WRITER_LIMIT } else { WRITER_LIMIT }
+}
+
 fn publisher(begin: &Begin, source: SourceId) -> Publisher {
     let Begin { link, global, counters, about, .. } = begin;
     let cfg = PublisherConfig {
         source,
         audit: global.audit,
         acks: global.acks,
+        writer_limit: writer_limit(global),
         batch_bytes: global.batch_bytes,
         about: about.clone(),
     };
     let mut publisher = Publisher::new(cfg, link.streams.clone());
-    let now = seconds();
+    // Those that no child heard for so long are not waited for at all.
+    let (now, limit) = (seconds(), writer_limit(global).max(2 * WRITER_LIMIT).as_secs());
     for (index, stream) in (0..).zip(&link.streams).filter(|(_, s)| s.heard) {
-        for writer in counters.writers(&stream.group, now) {
+        for writer in counters.writers(&stream.group, now, limit) {
             publisher.expect_writer(Duration::ZERO, index, bytes::Bytes::copy_from_slice(&writer));
         }
     }
@@ -268,7 +281,7 @@ impl SenderThread {
         let begin = Begin { desk, link, global: self.global.clone(), counters, log, about };
         let mut publisher = publisher(&begin, meta.source);
         for (index, (front, _)) in (0..).zip(fronts) {
-            publisher.resume(index, front);
+            publisher.resume(index, front, journal.end(index));
         }
         let spooler = Spooler::new(journal, self.global.queue_bytes.min(REPLAY_BYTES), counters, log);
         let spooler = spooler.adopted(cursor, lines);
@@ -312,8 +325,8 @@ impl SenderThread {
         if self.session.is_none() && !self.connecting && Instant::now() >= self.next_try {
             self.connect(CONNECT_LIMIT);
         }
-        self.publisher.handle_timeout(self.begun.elapsed(), pressure);
         self.refill();
+        self.publisher.handle_timeout(self.begun.elapsed(), pressure);
         self.transmit(TRANSMIT_LIMIT);
         self.account();
         self.report(false);
@@ -509,6 +522,9 @@ impl SenderThread {
     /// The child ends: send and wait for confirmations until `deadline`.
     fn drain(&mut self, deadline: Instant) {
         let mut probed = 0;
+        // What is in the spool is safe, and another child sends it: a slot of the server is worth more than the wait.
+        let soon = Instant::now() + SPOOLED_DRAIN_LIMIT;
+        let deadline = if self.spooler.is_some() { deadline.min(soon) } else { deadline };
         if let Some(replay) = self.replay {
             replay.stop(Instant::now());
         }
@@ -552,8 +568,8 @@ impl SenderThread {
         if self.session.is_none() && !self.connecting && worth && Instant::now() >= self.next_try {
             self.connect(left.min(CONNECT_LIMIT));
         }
-        self.publisher.handle_timeout(self.begun.elapsed(), false);
         self.refill();
+        self.publisher.handle_timeout(self.begun.elapsed(), false);
         self.transmit(left);
         self.account();
     }

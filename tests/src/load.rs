@@ -26,6 +26,8 @@ pub struct Load {
     pub host: String,
     /// Time between two requests of a client.
     pub pace: Duration,
+    /// No request begins later.
+    pub until: Option<Instant>,
 }
 
 /// What came of it.
@@ -52,6 +54,7 @@ impl Load {
             padding: 0,
             host: "load.test".into(),
             pace: Duration::ZERO,
+            until: None,
         }
     }
 
@@ -98,6 +101,9 @@ impl Load {
         let mut outcome = Outcome::default();
         let mut connection: Option<Connection> = None;
         while !failed.load(Ordering::Relaxed) {
+            if self.until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
             let id = next.fetch_add(1, Ordering::Relaxed);
             if id >= self.requests {
                 break;

@@ -4,8 +4,8 @@
 //! bytes) when the writers' daemons were together all the time.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -17,190 +17,40 @@ use nix::unistd::Pid;
 
 use crate::apache::{Apache, Mpm};
 use crate::cluster::Cluster;
-use crate::load::{Load, Outcome, Verdict};
+use crate::load::{Load, Outcome};
 use crate::weblog::{self, Place, Writer};
 use crate::{netns, wait};
 
-/// Something that goes wrong, or is done, while requests run. Hosts count from 0; servers are on 0 and 1, log writers
-/// on 1 and 2.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Trouble {
-    /// The daemon of a host is killed with SIGKILL.
-    Kill(usize),
-    /// It is started again.
-    Start(usize),
-    /// A host is cut off from the others.
-    Cut(usize),
-    /// The network is whole again.
-    Heal,
-    /// A server restarts gracefully.
-    Graceful(usize),
-    /// A log writer (0 or 1) stands still.
-    Freeze(usize),
-    /// It goes on.
-    Thaw(usize),
-}
+mod report;
+mod trouble;
 
-/// The daemon of the first server's host is killed after a third of the requests and started again after half.
-pub fn one_kill() -> Vec<(u64, Trouble)> {
-    vec![(33, Trouble::Kill(0)), (50, Trouble::Start(0))]
-}
+pub use report::{Audit, Report};
+pub use trouble::{Trouble, all_trouble, one_kill, random};
 
-/// Everything in turn.
-pub fn all_trouble() -> Vec<(u64, Trouble)> {
-    use Trouble::{Cut, Freeze, Graceful, Heal, Kill, Start, Thaw};
-    vec![
-        (5, Kill(0)),
-        (10, Start(0)),
-        (15, Graceful(0)),
-        (20, Freeze(0)),
-        (30, Thaw(0)),
-        (35, Cut(1)),
-        (40, Graceful(1)),
-        (45, Heal),
-        (50, Kill(2)),
-        (55, Start(2)),
-        (60, Cut(2)),
-        (65, Kill(1)),
-        (70, Start(1)),
-        (75, Heal),
-        (80, Freeze(1)),
-        (85, Kill(0)),
-        (87, Start(0)),
-        (90, Thaw(1)),
-        (92, Graceful(0)),
-    ]
+/// How long requests are made, and what happens meanwhile.
+#[derive(Clone, Debug)]
+pub enum Course {
+    /// So many requests over both servers, and trouble after so many percent of them.
+    Requests(u64, Vec<(u64, Trouble)>),
+    /// Requests for so long, and trouble at so many moments.
+    Time(Duration, Vec<(Duration, Trouble)>),
 }
 
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Requests over both servers.
-    pub requests: u64,
+    /// Requests and trouble.
+    pub course: Course,
     /// Clients at once.
     pub clients: usize,
-    /// What happens meanwhile, each after so many percent of the requests.
-    pub trouble: Vec<(u64, Trouble)>,
     /// Time between two requests of a client, so that troubles are some time apart.
     pub pace: Duration,
-    /// Multi-processing module of the servers.
-    pub mpm: Mpm,
+    /// Multi-processing modules of the two servers.
+    pub mpms: [Mpm; 2],
+    /// The servers keep lines on disk until they are confirmed.
+    pub spool: bool,
     /// More lines for the servers' configuration.
     pub config: String,
-}
-
-/// What came of it.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The clients' side.
-    pub outcome: Outcome,
-    /// Comparison of the clients' side with each writer's file.
-    pub verdicts: Vec<Verdict>,
-    /// Answered, but in none of the two files.
-    pub in_none: Vec<u64>,
-    /// Both files have the same bytes.
-    pub identical: bool,
-    /// Both files have the same lines, perhaps in another order.
-    pub same_lines: bool,
-    /// The writers' daemons were together all the time, so that the bytes must be the same.
-    pub together: bool,
-    /// Lines in the first file.
-    pub lines: usize,
-    /// Counters of the two servers.
-    pub counters: Vec<BTreeMap<String, u64>>,
-    /// How long the daemon was down.
-    pub down: Duration,
-    /// Time from the last answer until every line was confirmed.
-    pub settling: Duration,
-    /// What the servers' modules and the writers had to say.
-    pub notes: Vec<String>,
-}
-
-impl Report {
-    fn sum(&self, names: &[&str]) -> u64 {
-        self.counters.iter().flat_map(|c| names.iter().filter_map(|n| c.get(*n))).sum()
-    }
-
-    /// Lines that the modules counted as dropped.
-    pub fn dropped(&self) -> u64 {
-        self.sum(&["DroppedQueueFull", "DroppedAtExit", "DroppedBadName"])
-    }
-
-    /// Lines whose fate the modules do not know.
-    pub fn in_doubt(&self) -> u64 {
-        self.sum(&["InDoubt"])
-    }
-
-    /// Lines that one log writer has, but not the other: a child ended while that one could not be reached.
-    pub fn in_part(&self) -> u64 {
-        self.sum(&["AcknowledgedInPart"])
-    }
-
-    fn told(&self) -> u64 {
-        self.dropped() + self.in_doubt()
-    }
-
-    /// Holds the run against the promise.
-    ///
-    /// # Errors
-    /// What was broken.
-    pub fn check(&self) -> anyhow::Result<()> {
-        for (verdict, name) in self.verdicts.iter().zip(["first", "second"]) {
-            ensure!(verdict.doubled.is_empty(), "doubled in the {name} file: {:?}", verdict.doubled);
-            ensure!(verdict.strange.is_empty(), "in the {name} file, but never asked: {:?}", verdict.strange);
-            let missing = verdict.missing.len() as u64;
-            let told = self.told() + self.in_part();
-            ensure!(
-                missing <= told,
-                "{missing} requests are not in the {name} file, but the modules count only {told} as dropped, in doubt \
-                 or acknowledged in part: {:?}",
-                &verdict.missing[..verdict.missing.len().min(20)]
-            );
-        }
-        let none = self.in_none.len() as u64;
-        ensure!(
-            none <= self.told(),
-            "{none} requests are in no file, but the modules count only {} as dropped or in doubt: {:?}",
-            self.told(),
-            &self.in_none[..self.in_none.len().min(20)]
-        );
-        ensure!(self.same_lines || self.in_part() > 0, "the two files have different lines");
-        ensure!(self.identical || !self.together, "the two files differ, but their daemons were together");
-        Ok(())
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let o = &self.outcome;
-        let rate = o.answered.len() as f64 / o.took.as_secs_f64().max(0.001);
-        writeln!(
-            f,
-            "requests answered      {:>8}  ({rate:.0}/s, slowest {:?})",
-            o.answered.len(),
-            o.slowest
-        )?;
-        writeln!(f, "connections that broke {:>8}", o.unsure.len())?;
-        writeln!(f, "daemon down            {:>8.1} s", self.down.as_secs_f64())?;
-        writeln!(f, "until all confirmed    {:>8.1} s", self.settling.as_secs_f64())?;
-        writeln!(f, "lines in the file      {:>8}", self.lines)?;
-        for (verdict, name) in self.verdicts.iter().zip(["first ", "second"]) {
-            writeln!(
-                f,
-                "{name} writer          missing {}, doubled {}, strange {}",
-                verdict.missing.len(),
-                verdict.doubled.len(),
-                verdict.strange.len()
-            )?;
-        }
-        writeln!(f, "in none of the files   {:>8}", self.in_none.len())?;
-        writeln!(f, "files identical        {:>8}", self.identical)?;
-        writeln!(f, "writers together       {:>8}", self.together)?;
-        writeln!(f, "dropped (counted)      {:>8}", self.dropped())?;
-        writeln!(f, "in doubt (counted)     {:>8}", self.in_doubt())?;
-        writeln!(f, "in one file (counted)  {:>8}", self.in_part())?;
-        write!(f, "sent again (messages)  {:>8}", self.sum(&["Resent"]))
-    }
 }
 
 /// Why the scenario cannot run here; `None` when it can.
@@ -227,16 +77,16 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         weblog::warm_up(place(&cluster, host)?, apache.address(), Duration::from_secs(60))?;
     }
     let writers = [first.process().pid(), second.process().pid()];
-    let (outcome, down) = drive(&mut cluster, &apaches, writers, scenario)?;
+    let driven = drive(&mut cluster, &apaches, writers, scenario)?;
+    let Driven { outcome, down, events } = driven;
     let mut counters = Vec::new();
     let settling = Instant::now();
     for (host, apache) in apaches.iter().enumerate() {
-        counters.push(weblog::settled(
-            place(&cluster, host)?,
-            apache.address(),
-            0,
-            Duration::from_secs(120),
-        )?);
+        let settled = weblog::settled(place(&cluster, host)?, apache.address(), 0, Duration::from_secs(120));
+        counters.push(settled.with_context(|| {
+            let said = [apache.error_log(), first.process().printed(), second.process().printed()];
+            format!("www{}:\n{}", host + 1, said.map(|text| tail(&text, 60)).join("\n---\n"))
+        })?);
     }
     let settling = settling.elapsed();
     let mut notes = Vec::new();
@@ -244,6 +94,8 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         notes.extend(apache.error_log().lines().filter(|l| l.contains("log_spread:")).map(String::from));
         apache.stop(Duration::from_secs(30))?;
     }
+    let journals =
+        (0..2).map(|host| std::fs::read_dir(spool(&cluster, host)).map_or(0, Iterator::count)).sum();
     settle_equal(&first, &second);
     let together = [1, 2].into_iter().all(|host| stayed(&mut cluster, host).unwrap_or(false));
     for host in 0..3 {
@@ -251,6 +103,7 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         let lines = said.lines().filter(|l| !l.contains("Session "));
         notes.extend(lines.map(|l| format!("h{}: {l}", host + 1)));
     }
+    let files = [first.path().to_owned(), second.path().to_owned()];
     let (one, said_one) = first.stop()?;
     let (two, said_two) = second.stop()?;
     notes.extend(
@@ -261,6 +114,9 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
             .map(String::from),
     );
     Ok(Report {
+        events,
+        journals,
+        audit: audit(&files)?,
         verdicts: vec![outcome.compare(&one), outcome.compare(&two)],
         in_none: outcome.compare(&format!("{one}{two}")).missing,
         identical: one == two,
@@ -273,6 +129,12 @@ pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         settling,
         notes,
     })
+}
+
+/// The last lines of a text.
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
 }
 
 /// Everything is acknowledged by both writers, or by one if the other was away for long: that one needs a moment more.
@@ -299,50 +161,107 @@ fn stayed(cluster: &mut Cluster, host: usize) -> anyhow::Result<bool> {
     Ok(!lost.any(|names| names.split_whitespace().any(|n| n == other)))
 }
 
+/// What `log_writer audit` says of the two files, if it is there.
+fn audit(_files: &[PathBuf; 2]) -> anyhow::Result<Option<Audit>> {
+    Ok(None)
+}
+
+struct Driven {
+    outcome: Outcome,
+    down: Duration,
+    events: Vec<(Duration, Trouble)>,
+}
+
 fn drive(
     cluster: &mut Cluster,
     apaches: &[Apache],
     writers: [Pid; 2],
     scenario: &Scenario,
-) -> anyhow::Result<(Outcome, Duration)> {
+) -> anyhow::Result<Driven> {
     let servers: Vec<SocketAddr> = apaches.iter().map(Apache::address).collect();
-    let mut load = Load::new(&servers, scenario.clients, scenario.requests);
+    let begun = Instant::now();
+    let mut load = Load::new(&servers, scenario.clients, u64::MAX);
     load.pace = scenario.pace;
+    match &scenario.course {
+        Course::Requests(requests, _) => load.requests = *requests,
+        Course::Time(length, _) => load.until = Some(begun + *length),
+    }
     let progress = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&progress);
     let host = cluster.net().context("no hosts")?.host(2);
     let clients = host.enter(move || load.run(&counter))?;
-    let (mut down, mut killed) = (Duration::ZERO, BTreeMap::new());
-    for (percent, trouble) in &scenario.trouble {
-        reach(&progress, scenario.requests * percent / 100, &clients)?;
-        match *trouble {
-            Trouble::Kill(host) => {
-                cluster.kill(host)?;
-                killed.insert(host, Instant::now());
+    let mut maker = Maker { cluster, apaches, writers, down: Duration::ZERO, killed: BTreeMap::new() };
+    let mut events = Vec::new();
+    match &scenario.course {
+        Course::Requests(requests, plan) => {
+            for (percent, trouble) in plan {
+                reach(&progress, requests * percent / 100, &clients)?;
+                events.push((begun.elapsed(), *trouble));
+                maker.make(*trouble)?;
             }
-            Trouble::Start(host) => {
-                cluster.start(host)?;
-                down += killed.remove(&host).map_or(Duration::ZERO, |at: Instant| at.elapsed());
+        }
+        Course::Time(_, plan) => {
+            for (at, trouble) in plan {
+                // Not to wait for something, but to let time pass: the plan is one of moments.
+                thread::sleep(at.saturating_sub(begun.elapsed()));
+                ensure!(!clients.is_finished(), "the clients ended too soon: {:?}", join(clients).err());
+                events.push((begun.elapsed(), *trouble));
+                maker.make(*trouble)?;
             }
-            Trouble::Cut(host) => cut(cluster, host)?,
-            Trouble::Heal => cluster.net().context("no hosts")?.heal()?,
-            Trouble::Graceful(server) => apaches[server].graceful()?,
-            Trouble::Freeze(writer) => kill(writers[writer], Signal::SIGSTOP)?,
-            Trouble::Thaw(writer) => kill(writers[writer], Signal::SIGCONT)?,
         }
     }
-    let outcome = clients.join().map_err(|_| anyhow::anyhow!("the clients panicked"))??;
-    Ok((outcome, down))
+    let down = maker.down;
+    Ok(Driven { outcome: join(clients)?, down, events })
 }
 
-/// Cuts the daemon of a host off: datagrams only, so that the clients go on.
-fn cut(cluster: &Cluster, host: usize) -> anyhow::Result<()> {
+fn join(clients: thread::JoinHandle<anyhow::Result<Outcome>>) -> anyhow::Result<Outcome> {
+    clients.join().map_err(|_| anyhow::anyhow!("the clients panicked"))?
+}
+
+/// Makes trouble.
+struct Maker<'a> {
+    cluster: &'a mut Cluster,
+    apaches: &'a [Apache],
+    writers: [Pid; 2],
+    down: Duration,
+    killed: BTreeMap<usize, Instant>,
+}
+
+impl Maker<'_> {
+    fn make(&mut self, trouble: Trouble) -> anyhow::Result<()> {
+        match trouble {
+            Trouble::Kill(host) => {
+                self.cluster.kill(host)?;
+                self.killed.insert(host, Instant::now());
+            }
+            Trouble::Start(host) => {
+                self.cluster.start(host)?;
+                self.down += self.killed.remove(&host).map_or(Duration::ZERO, |at| at.elapsed());
+            }
+            Trouble::Cut(host) => cut(self.cluster, |a, b| a == host || b == host)?,
+            Trouble::CutBetween(one, two) => {
+                cut(self.cluster, |a, b| a.min(b) == one.min(two) && a.max(b) == one.max(two))?
+            }
+            Trouble::Heal => self.cluster.net().context("no hosts")?.heal()?,
+            Trouble::Graceful(server) => self.apaches[server].graceful()?,
+            Trouble::Freeze(writer) => kill(self.writers[writer], Signal::SIGSTOP)?,
+            Trouble::Thaw(writer) => kill(self.writers[writer], Signal::SIGCONT)?,
+        }
+        Ok(())
+    }
+}
+
+/// Cuts hosts from each other, by pairs: datagrams of the daemons only, so that the clients go on.
+fn cut(cluster: &Cluster, apart: impl Fn(usize, usize) -> bool) -> anyhow::Result<()> {
     let net = cluster.net().context("no hosts")?;
     for own in 0..3 {
         let others: Vec<String> = (0..3)
-            .filter(|o| *o != own && (own == host || *o == host))
-            .map(|o| cluster.addr(o).to_string())
+            .filter(|other| *other != own && apart(own, *other))
+            .map(|other| cluster.addr(other).to_string())
             .collect();
+        if others.is_empty() {
+            continue;
+        }
         net.host(own).nft(&format!(
             "add table inet cut\ndelete table inet cut\ntable inet cut {{\n chain input {{\n  type filter hook input \
              priority 0;\n  meta l4proto udp ip saddr {{ {} }} drop\n }}\n}}\n",
@@ -372,8 +291,16 @@ fn writer(cluster: &Cluster, host: usize) -> anyhow::Result<Writer> {
 }
 
 fn apache(cluster: &Cluster, host: usize, scenario: &Scenario) -> anyhow::Result<Apache> {
-    let config = weblog::config(&cluster.connect_string(host), "$site4", &scenario.config)?;
+    let mut config = scenario.config.clone();
+    if scenario.spool {
+        config.push_str(&format!("\nSpreadLogSpool {} 512M\n", spool(cluster, host).display()));
+    }
+    let config = weblog::config(&cluster.connect_string(host), "$site4", &config)?;
     let listen = SocketAddr::new(cluster.addr(host), 8080);
-    let setup = weblog::setup(&format!("www{}", host + 1), listen, scenario.mpm, config);
+    let setup = weblog::setup(&format!("www{}", host + 1), listen, scenario.mpms[host], config);
     weblog::apache(cluster.dir(), place(cluster, host)?, setup)
+}
+
+fn spool(cluster: &Cluster, host: usize) -> PathBuf {
+    cluster.dir().join(format!("spool-h{}", host + 1))
 }

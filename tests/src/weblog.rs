@@ -117,7 +117,14 @@ pub fn settled(
 ) -> anyhow::Result<BTreeMap<String, u64>> {
     let logged = |counters: &BTreeMap<String, u64>| counters.get("Lines").is_some_and(|n| *n >= lines);
     wait::until("all lines to be confirmed", limit, || match counters(place, server) {
-        Ok(counters) if counters.get("UnderWay") == Some(&0) && logged(&counters) => Ok(counters),
+        // What ended children left in the spool is not under way, but must be taken over.
+        Ok(counters)
+            if counters.get("UnderWay") == Some(&0)
+                && logged(&counters)
+                && counters.get("Adopted") >= counters.get("Spooled") =>
+        {
+            Ok(counters)
+        }
         Ok(counters) => Err(format!("{counters:?}")),
         Err(error) => Err(format!("{error:#}")),
     })
@@ -159,6 +166,24 @@ impl Writer {
         command.args(["--log-level", "debug", "--fsync", "50ms"]);
         command.args(args).arg("--output").arg(&output);
         Ok(Self { process: Process::start(name, dir, command)?, output })
+    }
+
+    /// Starts a writer by a command that writes to `output`; what it prints goes to `<dir>/<name>.log`.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn of(dir: &Path, name: &str, command: Command, output: PathBuf) -> anyhow::Result<Self> {
+        Ok(Self { process: Process::start(name, dir, command)?, output })
+    }
+
+    /// Ends it in order, without a look at its file.
+    ///
+    /// # Errors
+    /// If it does not end well.
+    pub fn stop_unread(self) -> anyhow::Result<()> {
+        let (status, printed) = self.end()?;
+        ensure!(status.success(), "log_writer ended with {status}: {printed}");
+        Ok(())
     }
 
     /// Waits until it has joined its groups.

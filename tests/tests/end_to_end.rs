@@ -4,11 +4,17 @@
 use std::time::Duration;
 
 use tests::apache::Mpm;
-use tests::survive::{Report, Scenario, Trouble, all_trouble, one_kill, run, unavailable};
+use tests::survive::{Course, Report, Scenario, Trouble, all_trouble, one_kill, random, run, unavailable};
 
 fn scenario(requests: u64, trouble: Vec<(u64, Trouble)>) -> Scenario {
-    let pace = Duration::ZERO;
-    Scenario { requests, clients: 8, trouble, pace, mpm: Mpm::Event, config: String::new() }
+    Scenario {
+        course: Course::Requests(requests, trouble),
+        clients: 8,
+        pace: Duration::ZERO,
+        mpms: [Mpm::Event; 2],
+        spool: false,
+        config: String::new(),
+    }
 }
 
 /// Runs and checks; `None` where there can be no hosts.
@@ -56,4 +62,21 @@ fn a_killed_daemon_costs_no_line_of_framed_logs() {
 fn all_trouble_in_turn_costs_no_line() {
     let troubled = Scenario { pace: Duration::from_millis(10), ..scenario(16_000, all_trouble()) };
     checked(&troubled);
+}
+
+/// The short form of `cargo xtask survive --minutes 5`.
+#[test]
+fn trouble_by_chance_costs_no_line_of_a_spooled_log() {
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    println!("seed {seed}");
+    let length = Duration::from_secs(14);
+    let by_chance = Scenario {
+        course: Course::Time(length, random(seed, length)),
+        pace: Duration::from_millis(20),
+        mpms: [Mpm::Event, Mpm::Prefork],
+        spool: true,
+        ..scenario(0, vec![])
+    };
+    let Some(report) = checked(&by_chance) else { return };
+    assert_eq!((report.dropped(), report.in_doubt()), (0, 0), "seed {seed}: {report}");
 }

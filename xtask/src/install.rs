@@ -26,6 +26,17 @@ pub(crate) const HOSTS: &[Package] = &[("iproute2", "ip"), ("nftables", "nft")];
 /// A browser for the test of the web page.
 pub(crate) const BROWSER: &[Package] = &[("chromium", "chromium"), ("chromium-driver", "chromedriver")];
 
+/// Apache, and other ways of its log to compare with.
+pub(crate) const LOG_RIVALS: &[Package] = &[
+    ("apache2-bin", "apache2"),
+    ("apache2-dev", "apxs"),
+    ("libclang-dev", "/usr/share/doc/libclang-dev"),
+    ("gcc", "gcc"),
+    ("libc6-dev", "/usr/include/stdio.h"),
+    ("apache2-utils", "rotatelogs"),
+    ("rsyslog", "rsyslogd"),
+];
+
 /// Log analyzers to compare with.
 pub(crate) const RIVALS: &[Package] = &[("goaccess", "goaccess"), ("mawk", "mawk")];
 

@@ -22,7 +22,8 @@ Usage: cargo xtask COMMAND [ARGUMENTS]
   soak-ring       a ring under full load, e.g. `cargo xtask soak-ring --minutes 10`
   dist ARGUMENTS  build for release and stage an installation: programs, C libraries, Apache modules, man pages,
                   completions; `cargo xtask dist --help`
-  survive         100,000 requests over two Apaches while a daemon is killed and restarted
+  survive         100,000 requests over two Apaches while a daemon is killed and restarted; with --minutes 5,
+                  requests while daemons, networks, servers and log writers fail by chance
   soak            three daemons, 1,000 clients that come, talk and die at random for 30 minutes; judges memory,
                   memberships and counters (--minutes, --clients)
   fuzz-live       hostile clients and forged datagrams on living daemons for 10 minutes (--minutes, --seed)
@@ -234,6 +235,12 @@ const BENCHES: &[Bench] = &[
         system: install::APACHE,
         packages: &["mod_backhand", "spreadd"],
         what: "requests/s with mod_backhand and without; its choices beside mod_proxy_balancer",
+    },
+    Bench {
+        name: "log",
+        system: install::LOG_RIVALS,
+        packages: &["mod_log_spread", "spreadd", "log_writer"],
+        what: "what the unified log costs Apache; lines/s to disk; log_writer against rsyslog",
     },
     Bench {
         name: "monitor",
