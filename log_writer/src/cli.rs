@@ -213,7 +213,7 @@ pub struct LogOptions {
     #[arg(long, value_name = "FILE")]
     pub link: Option<PathBuf>,
 
-    /// What is made of complete files: none, gzip; zstd where built in [default: none].
+    /// What is made of complete files: none, gzip; zstd, parquet where built in [default: none].
     #[arg(long, value_name = "HOW", value_parser = Archive::read)]
     #[serde(deserialize_with = "words::one")]
     pub compress: Option<Archive>,
@@ -250,11 +250,47 @@ Examples:
   log_writer audit --json /var/log/site4-2026-11-*.log.gz
   log_writer audit access.log --compare /net/log2/access.log")]
     Audit(AuditArgs),
+    /// Follows the files of a log writer and gives their lines to a database, at least once, with resume.
+    ///
+    /// The position is kept only after the database has answered; a writer is never held up.
+    #[command(after_help = "\
+Examples:
+  log_writer ship access.log --to 'clickhouse:http://ch:8123/?table=logs.access'
+  log_writer ship '/var/log/site4-%F.log' --to 'clickhouse:http://user:word@ch:8123/?table=logs.access'")]
+    Ship(ShipArgs),
     /// Prints the records of an audit index as JSON lines.
     Index {
         /// The index (FILE.audit).
         file: PathBuf,
     },
+}
+
+/// Flags of `ship`.
+#[derive(clap::Args, Debug)]
+pub struct ShipArgs {
+    /// The name of the files, as in --output of the writer.
+    pub file: String,
+    /// Where to: clickhouse:http://[user:password@]host:port/?table=NAME.
+    #[arg(long, value_name = "SINK")]
+    pub to: String,
+    /// LogFormat of the lines, or common, combined, vhost_combined. Default: these three are tried.
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// File with the position. Default: the name without its time, with .shipped.
+    #[arg(long, value_name = "FILE")]
+    pub position: Option<PathBuf>,
+    /// State file of the writer. Default: the name without its time, with .state.
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Most lines of a batch.
+    #[arg(long, value_name = "LINES", default_value_t = 10_000)]
+    pub batch: usize,
+    /// Longest time a line waits for others.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = Duration::read)]
+    pub wait: Duration,
+    /// End when everything that is there was shipped.
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Flags of `audit`.

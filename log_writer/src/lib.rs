@@ -29,6 +29,7 @@
 //! | [`repair`] | the torn end of a file after a crash |
 //! | [`state`] | the position kept over restarts |
 //! | [`ended`] | positions of sources that have ended, for exactly-once |
+//! | [`sink`], [`ship`] | Parquet, ClickHouse |
 //! | [`run`](mod@run) | threads and signals |
 
 #![forbid(unsafe_code)]
@@ -50,6 +51,8 @@ pub mod rotate;
 pub mod route;
 pub mod run;
 pub mod settings;
+pub mod ship;
+pub mod sink;
 pub mod spill;
 pub mod state;
 pub mod vhosts;

@@ -8,16 +8,21 @@ use anyhow::Context;
 use clap::Parser as _;
 use log_writer::audit::compare::Comparison;
 use log_writer::audit::{Audit, open, report};
-use log_writer::cli::{Args, AuditArgs, Command};
+use log_writer::cli::{Args, AuditArgs, Command, ShipArgs};
 use log_writer::index::Reader;
-use log_writer::run::{Failure, run};
+use log_writer::output::with_suffix;
+use log_writer::rotate::{Rotation, Template};
+use log_writer::run::{self, Failure};
 use log_writer::settings::configuration;
+use log_writer::ship::Ship;
+use log_writer::sink::clickhouse::ClickHouse;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = init_log(&args).and_then(|()| match &args.command {
         Some(Command::Audit(audit)) => check_files(audit).map_err(Failure::Usage),
+        Some(Command::Ship(args)) => ship(args).map(|()| true),
         Some(Command::Index { file }) => print_index(file).map(|()| true).map_err(Failure::Usage),
         None => write(&args).map(|()| true),
     });
@@ -37,7 +42,7 @@ fn main() -> ExitCode {
 
 fn write(args: &Args) -> Result<(), Failure> {
     let config = configuration(args).map_err(Failure::Usage)?;
-    if args.check { Ok(()) } else { run(config) }
+    if args.check { Ok(()) } else { run::run(config) }
 }
 
 fn init_log(args: &Args) -> Result<(), Failure> {
@@ -56,6 +61,30 @@ fn init_log(args: &Args) -> Result<(), Failure> {
     } else {
         builder.init()
     }
+    Ok(())
+}
+
+fn ship(args: &ShipArgs) -> Result<(), Failure> {
+    let usage = |error: anyhow::Error| Failure::Usage(error);
+    let template = Template::parse(&args.file).map_err(|e| usage(anyhow::anyhow!("{:?}: {e}", args.file)))?;
+    let url = args
+        .to
+        .strip_prefix("clickhouse:")
+        .context("--to clickhouse:http://... is expected")
+        .map_err(usage)?;
+    let mut sink = ClickHouse::new(url, args.log_format.as_deref()).map_err(usage)?;
+    let beside = |suffix| with_suffix(&template.without_time(), suffix);
+    let ship = Ship {
+        position: args.position.clone().unwrap_or_else(|| beside(".shipped")),
+        state: args.state.clone().unwrap_or_else(|| beside(".state")),
+        batch: args.batch.max(1),
+        wait: args.wait,
+        once: args.once,
+        plan: Rotation::new(template),
+    };
+    let stop = run::stop_flag().map_err(Failure::Failed)?;
+    let lines = ship.run(&mut sink, &stop).map_err(Failure::Failed)?;
+    tracing::info!(lines, "Shipped.");
     Ok(())
 }
 

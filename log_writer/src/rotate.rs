@@ -247,6 +247,8 @@ pub enum Archive {
     Gzip,
     /// zstd (feature `zstd`).
     Zstd,
+    /// A Parquet file of the parsed fields (feature `parquet`).
+    Parquet,
 }
 
 impl Archive {
@@ -256,6 +258,8 @@ impl Archive {
         ("gzip", Self::Gzip),
         #[cfg(feature = "zstd")]
         ("zstd", Self::Zstd),
+        #[cfg(feature = "parquet")]
+        ("parquet", Self::Parquet),
     ];
 
     /// Reads a name.
@@ -267,8 +271,11 @@ impl Archive {
             Some((_, archive)) => Ok(*archive),
             None => {
                 let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
-                let hint =
-                    if text == "zstd" { "; this log_writer was built without that feature" } else { "" };
+                let hint = if ["zstd", "parquet"].contains(&text) {
+                    "; this log_writer was built without that feature"
+                } else {
+                    ""
+                };
                 Err(format!("one of {} is expected{hint}", names.join(", ")))
             }
         }
@@ -280,6 +287,7 @@ impl Archive {
             Self::Keep => "",
             Self::Gzip => ".gz",
             Self::Zstd => ".zst",
+            Self::Parquet => ".parquet",
         }
     }
 }

@@ -158,6 +158,28 @@ fn start(p: Prepared) -> anyhow::Result<thread::JoinHandle<usize>> {
         .context("no thread for the writer")
 }
 
+/// A flag that SIGTERM and SIGINT set; a second one ends at once.
+///
+/// # Errors
+/// When signals cannot be blocked, or there is no thread.
+pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().context("signals cannot be blocked")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let wait = move || {
+        while signals.wait().is_ok() {
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(1);
+            }
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).context("no thread for signals")?;
+    Ok(stop)
+}
+
 /// Signals that this program answers, blocked in all threads: one thread waits for them.
 fn block_signals() -> anyhow::Result<SigSet> {
     let mut set = SigSet::empty();

@@ -41,6 +41,8 @@ const RETRY_EVERY: Duration = Duration::from_millis(500);
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Sources that are gone are looked for at most so often.
 const CLEAN_EVERY: Duration = Duration::from_secs(600);
+/// Without acknowledgements the state is kept at most so often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// At the end of the program an output that fails is tried for so long.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -111,6 +113,8 @@ pub struct Writer {
     /// Standard output was closed by its reader.
     closed: bool,
     bytes: u64,
+    /// `bytes` when the state was saved.
+    saved_bytes: u64,
 }
 
 #[derive(Default)]
@@ -184,6 +188,7 @@ impl Writer {
             spilling: false,
             closed: false,
             bytes: 0,
+            saved_bytes: 0,
         }
     }
 
@@ -453,6 +458,11 @@ impl Writer {
         }
         if self.waiting.is_none() && self.unsynced == 0 {
             self.acknowledge(false);
+            // Nobody waits for lines without numbers, but a follower of the file wants to know what will stay.
+            if self.saved_bytes != self.bytes && self.acked.elapsed() >= SAVE_EVERY {
+                self.acked = Instant::now();
+                self.save_state();
+            }
         }
         self.look_at_clock();
         self.archive();
@@ -594,7 +604,10 @@ impl Writer {
         let positions = self.sequencer.positions().map(|(g, s, n)| (g.clone(), s, n)).collect();
         let state = State { writer: Some(self.sequencer.me()), files: self.router.files(), positions };
         match state.save(path, self.config.fsync != Fsync::Never) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.saved_bytes = self.bytes;
+                true
+            }
             Err(error) => {
                 let target = Target::File(path.clone());
                 self.complain(&[(target, error)]);

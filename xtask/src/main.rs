@@ -15,6 +15,7 @@ Usage: cargo xtask COMMAND [ARGUMENTS]
   demo            build everything, start a small cluster with Apache on this machine and show its unified
                   log growing; Ctrl-C ends it
   test [FILTER]   run all tests, as CI does
+  test-sinks      the tests of log_writer with the features that build long (zstd, parquet); not part of `test`
   check           formatting, lints, documentation; changes nothing
   fix             format and apply what the lints suggest
   bench NAME      benchmarks; without a name, lists them
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
     let result = match command {
         "demo" => demo(rest),
         "test" => test(rest),
+        "test-sinks" => {
+            run(cargo(&["test", "--package", "log_writer", "--features", "zstd,parquet"]).args(rest))
+        }
         "check" => check(),
         "fix" => fix(),
         "bench" => bench(rest),
