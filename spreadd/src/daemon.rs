@@ -216,6 +216,24 @@ impl Options {
         }
     }
 
+    /// A daemon inside a program, for its tests: alone, named `test`, on a free port of 127.0.0.1, one thread, no local
+    /// socket, no file. [`Daemon::connect_string`] says where it is.
+    ///
+    /// ```
+    /// let daemon = spreadd::Daemon::start(spreadd::Options::embedded())?;
+    /// assert!(daemon.connect_string().ends_with("@127.0.0.1"));
+    /// daemon.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn embedded() -> Self {
+        let name = DaemonName::new(b"test").expect("`test` is a legal name");
+        let mut options = Self::alone(name, 0);
+        options.listen = vec![std::net::Ipv4Addr::LOCALHOST.into()];
+        options.socket_dir = None;
+        options.threads = 1;
+        options
+    }
+
     fn tcp(&self) -> Tcp<'_> {
         match (self.serve_tcp, self.listen.as_slice()) {
             (false, _) => Tcp::None,
@@ -537,6 +555,16 @@ impl Daemon {
     /// The addresses on which TCP clients are served.
     pub fn tcp_addrs(&self) -> &[SocketAddr] {
         &self.tcp
+    }
+
+    /// How a client on this host connects: `4803@127.0.0.1`, or the path of the local socket if TCP is not served.
+    pub fn connect_string(&self) -> String {
+        match (self.tcp.first(), &self.local) {
+            (Some(addr), _) if addr.ip().is_unspecified() => format!("{}@localhost", addr.port()),
+            (Some(addr), _) => format!("{}@{}", addr.port(), addr.ip()),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => self.port.to_string(),
+        }
     }
 
     /// The local socket.

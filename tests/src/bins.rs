@@ -28,6 +28,15 @@ pub fn shared_library(package: &str, name: &str) -> anyhow::Result<PathBuf> {
     existing(&format!("lib{name}.so"))
 }
 
+/// Path of the example `name` of package `package`, built if need be.
+///
+/// # Errors
+/// If cargo cannot build it.
+pub fn example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
+    cargo(package, &["--examples"])?;
+    existing(&format!("examples/{name}"))
+}
+
 /// `target/<profile>/` of the running test.
 fn profile_dir() -> anyhow::Result<PathBuf> {
     let exe = env::current_exe()?;
@@ -45,14 +54,19 @@ fn existing(file: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn build(package: &str) -> anyhow::Result<()> {
+    cargo(package, &[])
+}
+
+fn cargo(package: &str, targets: &[&str]) -> anyhow::Result<()> {
     static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let what = [&[package], targets].concat().join(" ");
     let mut done = DONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if env::var_os(BUILT).is_some() || done.iter().any(|p| p == package) {
+    if env::var_os(BUILT).is_some() || done.contains(&what) {
         return Ok(());
     }
     let dir = profile_dir()?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", package]);
+    cargo.args(["build", "--quiet", "--package", package]).args(targets);
     if dir.ends_with("release") {
         cargo.arg("--release");
     }
@@ -60,6 +74,6 @@ fn build(package: &str) -> anyhow::Result<()> {
     cargo.current_dir(root).env("CARGO_TARGET_DIR", dir.parent().context("no target folder")?);
     let status = cargo.status().context("cargo could not be started")?;
     ensure!(status.success(), "cargo could not build {package}");
-    done.push(package.to_owned());
+    done.push(what);
     Ok(())
 }

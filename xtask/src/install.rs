@@ -23,6 +23,9 @@ pub(crate) const APACHE: &[Package] = &[
 /// To make hosts in network namespaces and cut the network between them.
 pub(crate) const HOSTS: &[Package] = &[("iproute2", "ip"), ("nftables", "nft")];
 
+/// The interpreter for the example in Python.
+pub(crate) const PYTHON: &[Package] = &[("python3-minimal", "python3")];
+
 /// A browser for the test of the web page.
 pub(crate) const BROWSER: &[Package] = &[("chromium", "chromium"), ("chromium-driver", "chromedriver")];
 

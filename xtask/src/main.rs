@@ -161,6 +161,7 @@ fn test(args: &[String]) -> Result<()> {
     install::packages(install::APACHE)?;
     install::packages(install::HOSTS)?;
     install::packages(install::BROWSER)?;
+    install::packages(install::PYTHON)?;
     build(Profile::Debug, &[])?;
     // The programs under test are the ones just built; the tests need not ask cargo again.
     let built = [("SPREAD_TESTS_BUILT", "1")];
