@@ -186,7 +186,20 @@ impl Template {
             rest = rest.get(skip..).unwrap_or_default();
         }
         out.push_str(rest);
-        out.into()
+        // What stood between the parts of the time goes with it.
+        let name = out.rfind('/').map_or(0, |at| at + 1);
+        let mut short = out[..name].to_owned();
+        for c in out[name..].chars() {
+            let separates = |c: char| "-_.:".contains(c);
+            match short.chars().last() {
+                Some(before) if separates(before) && separates(c) => {
+                    short.pop();
+                    short.push(c);
+                }
+                _ => short.push(c),
+            }
+        }
+        short.into()
     }
 
     /// The directory that the name begins with, up to the first conversion.
@@ -462,6 +475,14 @@ mod tests {
         let shape = rotation.complete_shape().expect("shape");
         let found = shape.captures(b"v/www.example.com-20260305.gz").expect("ours");
         assert_eq!(&found[1], b"www.example.com");
+    }
+
+    #[test]
+    fn a_name_without_its_time_is_a_name() {
+        let of = |text: &str| Template::parse(text).expect("good").without_time().display().to_string();
+        assert_eq!(of("/l/a-%F-%H%M.log"), "/l/a.log");
+        assert_eq!(of("../l/a_%Y.%m.log"), "../l/a.log");
+        assert_eq!(of("a%%.log"), "a%.log");
     }
 
     #[test]

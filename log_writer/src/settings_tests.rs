@@ -74,7 +74,7 @@ fn rotation_follows_from_flags_or_from_the_name() {
     let (plan, state) =
         rotation(&["--output", "l/a-%F.log", "--compress", "gzip", "--keep", "9", "--link", "l/a"]);
     assert_eq!((plan.every, plan.archive, plan.keep), (Some(Period::Days(1)), Archive::Gzip, Some(9)));
-    assert_eq!(state, Some("l/a-.log.state".into()));
+    assert_eq!(state, Some("l/a.log.state".into()));
     let (plan, _) = rotation(&["--output", "a", "--rotate", "15m", "--rotate-size", "1G"]);
     assert_eq!((plan.every, plan.size), (Some(Period::Seconds(900)), Some(1 << 30)));
     let (plan, _) = rotation(&["--vhost-dir", "v", "--vhost-name", "%{vhost}/%F.log"]);
@@ -120,7 +120,7 @@ fn a_toml_file_has_the_words_of_the_flags() {
     let first = &config.sessions[0];
     assert_eq!((first.daemons.len(), first.logs.len(), first.groups().len()), (2, 3, 3));
     assert!(!first.logs[2].form.is_raw() && first.logs[2].matches.len() == 1);
-    assert_eq!(first.state, Some("/tmp/x-.log.state".into()));
+    assert_eq!(first.state, Some("/tmp/x.log.state".into()));
     assert_eq!(config.sessions[1].state, Some("/tmp/y.state".into()));
 }
 

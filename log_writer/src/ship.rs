@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use tracing::{info, warn};
@@ -61,8 +61,10 @@ impl Ship {
     pub fn run(&self, sink: &mut dyn Sink, stop: &AtomicBool) -> anyhow::Result<u64> {
         let mut position = self.load()?;
         let mut shipped = 0;
+        // A file that is not there under its mark was packed since we read it, or before we could.
+        let mut read_until = None;
         loop {
-            let Some((path, last)) = self.next_file(position)? else {
+            let Some((path, last)) = self.next_file(position, &mut read_until)? else {
                 if self.once || stop.load(Ordering::Relaxed) {
                     return Ok(shipped);
                 }
@@ -71,9 +73,10 @@ impl Ship {
             };
             let file = first_line(&path)?.context("a file without a line was chosen")?;
             let offset = position.filter(|p| p.file == file).map_or(0, |p| p.offset);
-            let (count, end) = self.file(&path, file, offset, last, sink, stop)?;
+            let (count, end, written) = self.file(&path, file, offset, last, sink, stop)?;
             shipped += count;
             position = Some(Position { file, offset: end });
+            read_until = Some(written);
             if stop.load(Ordering::Relaxed) || last && self.once {
                 return Ok(shipped);
             }
@@ -81,7 +84,11 @@ impl Ship {
     }
 
     /// The file to go on with, and whether it is the newest one.
-    fn next_file(&self, position: Option<Position>) -> anyhow::Result<Option<(PathBuf, bool)>> {
+    fn next_file(
+        &self,
+        position: Option<Position>,
+        read_until: &mut Option<SystemTime>,
+    ) -> anyhow::Result<Option<(PathBuf, bool)>> {
         let files = self.files();
         let mut marks = Vec::new();
         for path in &files {
@@ -101,16 +108,21 @@ impl Ship {
                 if done { at + 1 } else { at }
             }
             (Some(_), None) => {
-                let before = self.position.metadata().and_then(|m| m.modified()).ok();
-                let newer = |path: &PathBuf| path.metadata().and_then(|m| m.modified()).ok() >= before;
-                let at = files.iter().position(newer).unwrap_or(0);
-                if !files.is_empty() {
-                    warn!(
-                        file = %files[at].display(),
-                        "The file of the last position is gone: going on with this one; lines may be missing or doubled."
-                    );
-                }
-                at
+                let since = match *read_until {
+                    Some(time) => time,
+                    None => {
+                        let time = self.position.metadata().and_then(|m| m.modified())?;
+                        *read_until = Some(time);
+                        warn!(
+                            "The file of the last position is gone: going on with the next one; lines may be missing \
+                             or doubled."
+                        );
+                        time
+                    }
+                };
+                let newer =
+                    |path: &PathBuf| path.metadata().and_then(|m| m.modified()).is_ok_and(|t| t >= since);
+                files.iter().position(newer).unwrap_or(files.len())
             }
         };
         let with_line = (start..files.len()).find(|at| marks[*at].is_some());
@@ -124,7 +136,9 @@ impl Ship {
 
     /// Oldest first, the current one last.
     fn files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = complete_files(&self.plan).into_values().flatten().collect();
+        let text = |path: &PathBuf| path.extension().is_none_or(|e| e != "parquet");
+        let mut files: Vec<PathBuf> =
+            complete_files(&self.plan).into_values().flatten().filter(text).collect();
         if !self.plan.template.has_time() {
             let current = self.plan.current(jiff::Timestamp::UNIX_EPOCH, 0, "");
             if current.is_file() {
@@ -134,7 +148,7 @@ impl Ship {
         files
     }
 
-    /// Ships one file; returns the lines and the position at its end.
+    /// Ships one file; returns the lines, the position at its end and when it was last written.
     fn file(
         &self,
         path: &Path,
@@ -143,13 +157,14 @@ impl Ship {
         last: bool,
         sink: &mut dyn Sink,
         stop: &AtomicBool,
-    ) -> anyhow::Result<(u64, u64)> {
+    ) -> anyhow::Result<(u64, u64, SystemTime)> {
         let context = || format!("cannot read {}", path.display());
         let open = File::open(path).with_context(context)?;
         let mut records = Records::open(path).with_context(context)?;
         if !records.skip_to(offset).with_context(context)? {
             bail!("{} is shorter than the position {offset}", path.display());
         }
+        let written = || open.metadata().and_then(|m| m.modified()).with_context(context);
         info!(file = %path.display(), offset, "Shipping.");
         let (mut count, mut last) = (0, last);
         let mut batch = Vec::new();
@@ -166,7 +181,7 @@ impl Ship {
                 || end && !batch.is_empty() && (self.once || !last || since.elapsed() >= self.wait)
             {
                 if !self.deliver(sink, &batch, stop) {
-                    return Ok((count, offset));
+                    return Ok((count, offset, written()?));
                 }
                 count += batch.len() as u64;
                 batch.clear();
@@ -177,7 +192,7 @@ impl Ship {
             }
             if batch.is_empty() && (!last || self.once) || stop.load(Ordering::Relaxed) {
                 // Lines that wait in a batch are behind the position.
-                return Ok((count, records.position()));
+                return Ok((count, records.position(), written()?));
             }
             let followed =
                 || !is_same(path, &open) || self.files().last().is_some_and(|newest| newest != path);
@@ -330,6 +345,21 @@ mod tests {
         put(&path, 12..14);
         ship.run(&mut table, &stop).expect("ship");
         assert_eq!(table.rows, numbers(0..14));
+    }
+
+    #[test]
+    fn what_was_packed_into_another_form_since_is_left() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = |name: &str| dir.path().join(name);
+        let ship = ship(dir.path(), "a-%Y%m%d.log");
+        let (mut table, stop) = (Table::default(), AtomicBool::new(false));
+        put(&path("a-20260101.log"), 0..5);
+        ship.run(&mut table, &stop).expect("ship");
+        std::fs::rename(path("a-20260101.log"), path("a-20260101.log.parquet")).expect("rename");
+        ship.run(&mut table, &stop).expect("nothing new");
+        put(&path("a-20260102.log"), 5..8);
+        ship.run(&mut table, &stop).expect("ship");
+        assert_eq!(table.rows, numbers(0..8));
     }
 
     #[test]
