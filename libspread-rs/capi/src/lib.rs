@@ -23,6 +23,8 @@
 //! prototype promises, or be null where the specification allows that. No function panics or unwinds out, with one
 //! exception that is wanted: a thread that is cancelled while it waits for a message.
 
+#![deny(missing_docs)]
+
 pub mod connect;
 pub mod events;
 pub mod layer;

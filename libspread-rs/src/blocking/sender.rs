@@ -20,7 +20,7 @@ use crate::target::Targets;
 ///
 /// A message is encoded into a queue at once and leaves with [`multicast`](Self::multicast) immediately, or with
 /// [`enqueue`](Self::enqueue) when the queue is worth a system call, at [`flush`](Self::flush), or when a
-/// [`Connection`] waits in a receive. With the default limits a hundred thousand small messages a second cost a few
+/// [`Connection`](crate::blocking::Connection) waits in a receive. With the default limits a hundred thousand small messages a second cost a few
 /// hundred system calls.
 ///
 /// No call blocks longer than its limit, set by [`Builder::send_timeout`](crate::Builder::send_timeout) or
@@ -220,7 +220,7 @@ impl Sender {
     }
 
     /// Ends the session in order: writes what is queued and tells the daemon. The receiver wakes up, gives what has
-    /// arrived, then [`ReceiveError::Closed`]. Waits at most for the limit for sends, or 5 s if there is none.
+    /// arrived, then [`ReceiveError::Closed`](crate::ReceiveError::Closed). Waits at most for the limit for sends, or 5 s if there is none.
     ///
     /// # Errors
     ///

@@ -109,7 +109,7 @@ impl FlushError {
 pub enum Event {
     /// Data, in the view its sender sent it in.
     Data(FlushData),
-    /// The membership is about to change: answer by [`Engine::flush`], once. Until then messages can be sent.
+    /// The membership is about to change: answer by a flush, once. Until then messages can be sent.
     FlushRequest {
         /// The group.
         group: GroupName,

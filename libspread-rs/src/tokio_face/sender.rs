@@ -174,7 +174,7 @@ impl Sender {
     }
 
     /// Ends the session in order: writes what is queued and tells the daemon, for at most 5 s. The receiver gives what
-    /// has arrived, then [`ReceiveError::Closed`]. Other clones give [`SendError::Closed`].
+    /// has arrived, then [`ReceiveError::Closed`](crate::ReceiveError::Closed). Other clones give [`SendError::Closed`].
     ///
     /// # Errors
     ///
