@@ -55,6 +55,14 @@ impl Name {
         Some(Self { len, bytes })
     }
 
+    /// A name that was checked when it was written to the table.
+    pub(crate) fn from_table(name: &[u8]) -> Self {
+        let mut bytes = [0; Self::LEN_MAX];
+        let Some(place) = bytes.get_mut(..name.len()) else { return Self::default() };
+        place.copy_from_slice(name);
+        Self { len: u8::try_from(name.len()).unwrap_or(0), bytes }
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or_default();

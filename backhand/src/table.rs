@@ -15,8 +15,14 @@ use crate::chain::Snapshot;
 use crate::matrix::Row;
 use crate::stat::{Flags, Live, Micros, Name, Server, ServerStat};
 
+/// Words of a record before its name.
+const FIXED_WORDS: usize = 11;
 const NAME_WORDS: usize = 32;
-const WORDS: usize = NAME_WORDS + 11;
+const WORDS: usize = FIXED_WORDS + NAME_WORDS;
+/// Place of the word with the flags, and above them the length of the name.
+const FLAGS: usize = 10;
+/// Places of the words with the contact: family and port, address.
+const CONTACT: [usize; 3] = [1, 2, 3];
 const TRIES: u32 = 3;
 /// 32-bit words of a record of the C interface: 104 bytes.
 pub const CLASSIC_WORDS: usize = 26;
@@ -201,6 +207,12 @@ impl<const N: usize> Table<N> {
         Snapshot { now, slots: self.slots.iter().take(used).map(server).collect() }
     }
 
+    /// Whether a server announces this address. Cheaper than a [`snapshot`](Self::snapshot).
+    pub fn announces(&self, addr: IpAddr) -> bool {
+        let used = usize::try_from(self.used.load(Acquire)).unwrap_or(N).min(N);
+        self.slots.iter().take(used).filter_map(Slot::contact).any(|contact| contact.ip() == addr)
+    }
+
     /// Charges a decision to a server.
     pub fn charge(&self, slot: u16, load: i64) {
         self.with(slot, |s| {
@@ -275,12 +287,28 @@ impl Slot {
         self.active.store(next, Release);
     }
 
+    fn contact(&self) -> Option<SocketAddr> {
+        for _ in 0..TRIES {
+            let copy = &self.copies[usize::from(self.active.load(Acquire) == 1)];
+            let before = copy.sequence.load(Acquire);
+            let mtime = copy.words[0].load(Relaxed);
+            let words = CONTACT.map(|place| copy.words[place].load(Relaxed));
+            fence(Acquire);
+            if before & 1 == 0 && copy.sequence.load(Relaxed) == before {
+                return contact(words).filter(|_| mtime != 0);
+            }
+        }
+        None
+    }
+
     fn read(&self) -> Option<[u64; WORDS]> {
         let mut words = [0; WORDS];
         for _ in 0..TRIES {
             let copy = &self.copies[usize::from(self.active.load(Acquire) == 1)];
             let before = copy.sequence.load(Acquire);
-            for (word, place) in words.iter_mut().zip(&copy.words) {
+            // Names are short: most words of the room for them need not be read, at every request.
+            let used = FIXED_WORDS + name_len(copy.words[FLAGS].load(Relaxed)).div_ceil(8);
+            for (word, place) in words.iter_mut().zip(&copy.words[..used]) {
                 *word = place.load(Relaxed);
             }
             fence(Acquire);
@@ -292,15 +320,13 @@ impl Slot {
     }
 }
 
+/// Length of the name, as the word with the flags says.
+fn name_len(flags: u64) -> usize {
+    usize::from(flags.to_be_bytes()[3])
+}
+
 fn encode(row: &Row) -> [u64; WORDS] {
     let Row { stat, interval_ms, flags } = row;
-    let mut words = [0; WORDS];
-    let mut name = [0u8; NAME_WORDS * 8];
-    let text = stat.hostname.as_str().as_bytes();
-    name[..text.len()].copy_from_slice(text);
-    for (word, bytes) in words.iter_mut().zip(name.chunks_exact(8)) {
-        *word = bytes.try_into().map_or(0, u64::from_ne_bytes);
-    }
     let pair = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
     let address: u128 = match stat.contact.ip() {
         IpAddr::V4(addr) => u32::from(addr).into(),
@@ -308,8 +334,10 @@ fn encode(row: &Row) -> [u64; WORDS] {
     };
     #[allow(clippy::cast_possible_truncation, reason = "the halves of an address")]
     let (high, low) = ((address >> 64) as u64, address as u64);
+    let text = stat.hostname.as_str().as_bytes();
     let bits = [flags.gone, flags.draining, flags.authenticated, flags.spread];
-    let rest = [
+    let bits: u32 = (0..).zip(bits).map(|(n, bit)| u32::from(bit) << n).sum();
+    let fixed: [u64; FIXED_WORDS] = [
         stat.mtime.0,
         pair(stat.contact.is_ipv6().into(), stat.contact.port().into()),
         high,
@@ -320,36 +348,52 @@ fn encode(row: &Row) -> [u64; WORDS] {
         pair(stat.ncpu, *interval_ms),
         stat.tmem,
         stat.amem,
-        (0..).zip(bits).map(|(n, bit)| u64::from(bit) << n).sum(),
+        pair(u32::try_from(text.len()).unwrap_or(0), bits),
     ];
-    words[NAME_WORDS..].copy_from_slice(&rest);
+    let mut words = [0; WORDS];
+    words[..FIXED_WORDS].copy_from_slice(&fixed);
+    for (word, bytes) in words[FIXED_WORDS..].iter_mut().zip(text.chunks(8)) {
+        let mut eight = [0; 8];
+        eight[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_ne_bytes(eight);
+    }
     words
 }
 
+/// The two halves of a word.
+#[allow(clippy::cast_possible_truncation, reason = "the halves of a word")]
+fn halves(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+/// From the words at [`CONTACT`].
+fn contact([family_port, high, low]: [u64; 3]) -> Option<SocketAddr> {
+    let (family, port) = halves(family_port);
+    let address = (u128::from(high) << 64) | u128::from(low);
+    let address = match (family, u32::try_from(address)) {
+        (0, Ok(address)) => IpAddr::from(address.to_be_bytes()),
+        _ => IpAddr::V6(Ipv6Addr::from(address)),
+    };
+    Some(SocketAddr::new(address, u16::try_from(port).ok()?))
+}
+
 fn decode(words: &[u64; WORDS]) -> Option<Row> {
-    let (name, rest) = words.split_at(NAME_WORDS);
-    let &[mtime, contact, high, low, a, b, c, d, tmem, amem, bits] = rest else { return None };
+    let (fixed, name) = words.split_at(FIXED_WORDS);
+    let &[mtime, family_port, high, low, a, b, c, d, tmem, amem, bits] = fixed else { return None };
     if mtime == 0 {
         return None;
     }
     let mut text = [0u8; NAME_WORDS * 8];
-    for (bytes, word) in text.chunks_exact_mut(8).zip(name) {
+    let len = name_len(bits);
+    for (bytes, word) in text.chunks_exact_mut(8).zip(name).take(len.div_ceil(8)) {
         bytes.copy_from_slice(&word.to_ne_bytes());
     }
-    let len = text.iter().position(|b| *b == 0).unwrap_or(text.len());
-    let hostname = std::str::from_utf8(&text[..len]).ok().and_then(Name::new).unwrap_or_default();
-    #[allow(clippy::cast_possible_truncation, reason = "the halves of a word")]
-    let [family_port, a, b, c, d] = [contact, a, b, c, d].map(|w| ((w >> 32) as u32, w as u32));
-    let address = (u128::from(high) << 64) | u128::from(low);
-    let address = match (family_port.0, u32::try_from(address)) {
-        (0, Ok(address)) => IpAddr::from(address.to_be_bytes()),
-        _ => IpAddr::V6(Ipv6Addr::from(address)),
-    };
+    let [a, b, c, d] = [a, b, c, d].map(halves);
     let bit = |n: u32| bits & (1 << n) != 0;
     let stat = ServerStat {
-        hostname,
+        hostname: Name::from_table(text.get(..len).unwrap_or_default()),
         mtime: Micros(mtime),
-        contact: SocketAddr::new(address, u16::try_from(family_port.1).ok()?),
+        contact: contact([family_port, high, low])?,
         arriba: a.0,
         aservers: a.1,
         nservers: b.0,
@@ -445,6 +489,21 @@ mod tests {
             stat,
             interval_ms: n32,
             flags: Flags { gone: n.is_multiple_of(2), spread: true, ..Flags::default() },
+        }
+    }
+
+    #[test]
+    fn announced_addresses_are_known() {
+        let table = Table::<4>::default();
+        let mut row = row(7);
+        for (slot, contact) in [(1, "10.0.5.13:80"), (3, "[fd77::2]:80")] {
+            row.stat.contact = contact.parse().unwrap();
+            table.publish(slot, &row, true);
+        }
+        for (addr, known) in
+            [("10.0.5.13", true), ("fd77::2", true), ("10.0.5.14", false), ("0.0.0.0", false)]
+        {
+            assert_eq!(table.announces(addr.parse().unwrap()), known, "{addr}");
         }
     }
 
