@@ -7,7 +7,7 @@ use crate::access::{self, AccessFileError};
 use crate::config::{ClientOptions, Config, Host, SystemHost, Use};
 use crate::daemon::{Member, Options, RingOptions};
 use crate::ring_driver::{interface_mtu, packet_len_max};
-use crate::session::SlowRules;
+use crate::session::{SlowRules, TlsOptions};
 
 /// MTU of a ring unless the interface of the daemon has a smaller one. Larger ones are not used by
 /// themselves: all hosts and switches of a ring would have to have them.
@@ -70,6 +70,24 @@ fn clients(words: &ClientOptions, options: &mut Options) {
     limits.session_bytes_max = words.session_bytes_max;
     limits.spill_bytes_max = words.spill_bytes_max.unwrap_or(limits.spill_bytes_max);
     options.spill_dir.clone_from(&words.spill_dir);
+    // Checked: with a port there are both files.
+    if let (Some(port), Some(certificate), Some(key)) =
+        (words.tls_port, &words.tls_certificate, &words.tls_key)
+    {
+        options.tls = Some(TlsOptions {
+            port,
+            listen: words.tls_addresses.clone().map(|mut addrs| {
+                if addrs.iter().any(IpAddr::is_unspecified) {
+                    addrs.clear();
+                }
+                addrs
+            }),
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: words.tls_client_ca.clone(),
+            client_required: words.tls_client_required.unwrap_or(false),
+        });
+    }
     let groups = words.slow_groups.iter().map(|(pattern, action)| (pattern.as_str(), *action));
     options.slow = SlowRules::new(words.slow_client.unwrap_or_default(), groups);
 }

@@ -30,7 +30,11 @@ use crate::session::quiet::Quiet;
 use crate::session::registry::Registry;
 use crate::session::spill::{self, SpillRules};
 use crate::session::stats::Counters;
-use crate::session::{Auth, ListenError, SessionStats, Shared, SlowRules, accept_local, accept_tcp};
+use crate::session::tls::Acceptor;
+use crate::session::{
+    Auth, ListenError, SessionStats, Shared, SlowRules, TlsError, TlsOptions, accept_local, accept_tcp,
+    accept_tls,
+};
 use crate::state::{self, EpochFile, StateError};
 
 /// Directory of the local socket unless another is given; the client libraries look there.
@@ -66,6 +70,8 @@ pub struct Options {
     /// Directory of the state file, which keeps identifiers of groups from being used twice whatever the clock
     /// says. `None`: there is none.
     pub state_dir: Option<PathBuf>,
+    /// TLS for clients. `None`: there is none.
+    pub tls: Option<TlsOptions>,
     /// Who may connect.
     pub auth: Auth,
     /// What is done with messages for clients that do not read.
@@ -190,6 +196,7 @@ impl Options {
             control_dir: None,
             metrics: None,
             state_dir: None,
+            tls: None,
             auth: Auth::default(),
             slow: SlowRules::default(),
             spill_dir: None,
@@ -303,6 +310,9 @@ pub enum StartError {
     /// The state file cannot be written.
     #[error(transparent)]
     State(#[from] StateError),
+    /// TLS cannot be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system gave no thread or descriptor.
     #[error("cannot start the threads that serve clients")]
     Runtime(#[source] std::io::Error),
@@ -348,6 +358,8 @@ pub struct Daemon {
     registry: Arc<Registry>,
     counters: Arc<Counters>,
     access: Arc<Access>,
+    tls: Option<Arc<Acceptor>>,
+    tls_addrs: Vec<SocketAddr>,
     /// Removes the file of the local socket when dropped.
     file: Option<SocketFile>,
     control: Option<SocketFile>,
@@ -383,6 +395,17 @@ impl Daemon {
         // Checked by the group engine.
         let Some(Member { name, .. }) = me else { return Err(StartError::Options) };
         let mut listeners = Listeners::open(options.tcp(), options.port, options.socket_dir.as_deref())?;
+        let tls = match &options.tls {
+            Some(tls) => {
+                let on = match tls.listen.as_deref() {
+                    None => options.tcp(),
+                    Some([]) => Tcp::Everywhere,
+                    Some(addrs) => Tcp::On(addrs),
+                };
+                Some((Arc::new(Acceptor::new(tls)?), Listeners::open(on, tls.port, None)?))
+            }
+            None => None,
+        };
         let limits = options.limits;
         let inbox = Arc::new(Inbox::new(limits.inbox_bytes_max));
         let counters = Arc::new(Counters::default());
@@ -515,6 +538,8 @@ impl Daemon {
             registry,
             counters,
             access,
+            tls_addrs: tls.as_ref().map(|(_, listeners)| listeners.tcp_addrs()).unwrap_or_default(),
+            tls: tls.as_ref().map(|(acceptor, _)| Arc::clone(acceptor)),
             file: listeners.take_file(),
             control,
             metrics,
@@ -533,6 +558,12 @@ impl Daemon {
             for listener in listeners.tcp {
                 let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
                 runtime.spawn(accept_tcp(listener, Arc::clone(&shared)));
+            }
+            if let Some((acceptor, listeners)) = tls {
+                for listener in listeners.tcp {
+                    let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
+                    runtime.spawn(accept_tls(listener, Arc::clone(&acceptor), Arc::clone(&shared)));
+                }
             }
             if let Some(listener) = listeners.unix {
                 let listener = UnixListener::from_std(listener).map_err(StartError::Runtime)?;
@@ -565,6 +596,19 @@ impl Daemon {
             (None, Some(path)) => path.display().to_string(),
             (None, None) => self.port.to_string(),
         }
+    }
+
+    /// The addresses on which clients are served over TLS.
+    pub fn tls_addrs(&self) -> &[SocketAddr] {
+        &self.tls_addrs
+    }
+
+    /// Reads certificates and keys again; established sessions go on. The port stays.
+    ///
+    /// # Errors
+    /// [`TlsError`]; nothing changes then.
+    pub fn reload_tls(&self, options: &TlsOptions) -> Result<(), TlsError> {
+        self.tls.as_ref().map_or(Ok(()), |acceptor| acceptor.reload(options))
     }
 
     /// The local socket.

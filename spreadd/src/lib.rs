@@ -43,6 +43,6 @@ pub use monitor::{MonitorStats, Refused};
 pub use reload::{Reloaded, Unchangeable};
 pub use session::{
     AccessError, AccessList, Auth, Client, ListenError, Method, Methods, PasswordError, Passwords, Peer,
-    Permit, Policy, RuleError, Rules, SessionStats, SlowAction, SlowRules,
+    Permit, Policy, RuleError, Rules, SessionStats, SlowAction, SlowRules, TlsError, TlsOptions,
 };
 pub use state::StateError;

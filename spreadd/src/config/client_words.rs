@@ -2,6 +2,7 @@
 //!
 //! A file with one of them is refused by Spread 5.0.1. None of them is part of the configuration hash.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::session::SlowAction;
@@ -24,6 +25,8 @@ pub struct ClientOptions {
     pub spill_bytes_max: Option<u64>,
     /// `TlsPort`: where clients are served over TLS.
     pub tls_port: Option<u16>,
+    /// `TlsAddress`: where, if not on the addresses of the plain port.
+    pub tls_addresses: Option<Vec<IpAddr>>,
     /// `TlsCertificate`: PEM file with the certificate chain.
     pub tls_certificate: Option<PathBuf>,
     /// `TlsKey`: PEM file with the private key.
@@ -37,8 +40,8 @@ pub struct ClientOptions {
 /// The words that take a number.
 pub(super) const NUMBERS: [&str; 4] = ["MaxSessions", "MaxSessionBytes", "SpillBytes", "TlsPort"];
 /// The words that take a text.
-pub(super) const TEXTS: [&str; 6] =
-    ["SlowClient", "SlowGroup", "SpillDir", "TlsCertificate", "TlsKey", "TlsClientCA"];
+pub(super) const TEXTS: [&str; 7] =
+    ["SlowClient", "SlowGroup", "SpillDir", "TlsAddress", "TlsCertificate", "TlsKey", "TlsClientCA"];
 /// The words that take a switch.
 pub(super) const SWITCHES: [&str; 1] = ["TlsClientRequired"];
 

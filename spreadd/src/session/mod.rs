@@ -20,6 +20,7 @@ mod serve;
 pub(crate) mod slow;
 pub(crate) mod spill;
 pub(crate) mod stats;
+pub(crate) mod tls;
 mod writer;
 
 pub use auth::{AccessError, AccessList, Auth, Method, Methods, Peer};
@@ -29,5 +30,7 @@ pub use policy::{Client, Permit, Policy};
 pub use rules::{RuleError, Rules};
 pub use slow::{SlowAction, SlowRules};
 pub use stats::SessionStats;
+pub use tls::{TlsError, TlsOptions};
 
 pub(crate) use serve::{Shared, accept_local, accept_tcp};
+pub(crate) use tls::accept_tls;

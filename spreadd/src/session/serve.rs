@@ -9,7 +9,7 @@ use std::time::Duration;
 use spread_groups::SessionId;
 use spread_wire::handshake::RejectCode;
 use spread_wire::{DaemonName, FrameDecoder, PrivateGroup};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -73,11 +73,11 @@ pub(crate) async fn accept_local(listener: UnixListener, shared: Arc<Shared>) {
     }
 }
 
-fn peer_of(addr: SocketAddr) -> Peer {
+pub(super) fn peer_of(addr: SocketAddr) -> Peer {
     Peer::Ip(addr.ip().to_canonical())
 }
 
-async fn accept_failed(error: &io::Error, shared: &Shared) {
+pub(super) async fn accept_failed(error: &io::Error, shared: &Shared) {
     // A client that is gone before it is accepted is no trouble.
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         if let Some(suppressed) = shared.refused_by_system.admit() {
@@ -98,7 +98,7 @@ fn accepted<S: Transport>(stream: S, peer: Peer, shared: &Arc<Shared>) {
         match seat {
             Some(mut seat) => {
                 seat.peer = Some(peer);
-                greet(stream, peer, seat, shared).await;
+                greet(stream, peer, None, seat, shared).await;
             }
             None => refuse(stream, peer, RejectCode::QUOTA, &shared).await,
         }
@@ -109,6 +109,8 @@ fn accepted<S: Transport>(stream: S, peer: Peer, shared: &Arc<Shared>) {
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     type Read: AsyncRead + Unpin + Send + 'static;
     type Write: AsyncWrite + Unpin + Send + 'static;
+    /// Whether the other end is told before the connection is closed.
+    const FAREWELL: bool = false;
     fn prepare(&self) -> io::Result<()>;
     fn split(self) -> (Self::Read, Self::Write);
 }
@@ -142,10 +144,16 @@ impl Transport for UnixStream {
     }
 }
 
-/// Handshake, then the session.
-async fn greet<S: Transport>(mut stream: S, peer: Peer, mut seat: Seat, shared: Arc<Shared>) {
+/// Handshake, then the session. `certified` is the name of a certificate that the client has proved to be its own.
+pub(super) async fn greet<S: Transport>(
+    mut stream: S,
+    peer: Peer,
+    certified: Option<Arc<str>>,
+    mut seat: Seat,
+    shared: Arc<Shared>,
+) {
     let rules = Rules { daemon: shared.daemon, access: &shared.access, times: shared.times };
-    match handshake::run(&mut stream, peer, None, &mut seat, &rules).await {
+    match handshake::run(&mut stream, peer, certified, &mut seat, &rules).await {
         Ok(session) => {
             shared.counters.sessions_total.add(1);
             let Client { private, user, .. } = &session.client;
@@ -222,7 +230,14 @@ async fn converse<S: Transport>(stream: S, session: Established, seat: Seat, sha
     }
     outbox.closed().await;
     // The halves of the stream close it.
-    drop(writing.await);
+    let mut write = writing.await;
+    if S::FAREWELL
+        && let Ok(write) = &mut write
+    {
+        // As long as the client takes it; it is gone or slow otherwise.
+        let _ = timeout(shared.times.linger, write.shutdown()).await;
+    }
+    drop(write);
     drop(read);
     debug!(client = %private, "Session closed.");
 }

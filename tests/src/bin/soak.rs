@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     let seed = args.seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
     // Each client is a descriptor here, too.
-    spreadd::sessions_that_fit(usize::MAX);
+    spreadd::sessions_that_fit(args.clients + 1000);
     let report = run(
         &Scenario {
             clients: args.clients,

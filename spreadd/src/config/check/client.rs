@@ -1,5 +1,6 @@
 //! The values of our own words about clients.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use super::Checker;
@@ -58,6 +59,19 @@ impl Checker<'_> {
                 };
                 if let Some(action) = self.slow_action(action, span) {
                     self.options.clients.slow_groups.push((pattern.to_owned(), action));
+                }
+            }
+            "TlsAddress" => {
+                let addrs: Result<Vec<IpAddr>, _> = text.split_whitespace().map(str::parse).collect();
+                match addrs {
+                    Ok(addrs) if !addrs.is_empty() => self.options.clients.tls_addresses = Some(addrs),
+                    _ => {
+                        let message = format!("`{text}` is no list of addresses");
+                        let problem = Problem::new(ErrorClass::Value, span.clone(), message);
+                        self.error(
+                            problem.help("write one or several with blanks between, as in \"10.0.0.1 ::1\""),
+                        );
+                    }
                 }
             }
             _ if text.is_empty() => {
@@ -156,6 +170,9 @@ mod tests {
             ("SlowClient = drop-oldset", "did you mean `drop-oldest`?"),
             ("SlowGroup = \"m.*\"", "PATTERN ACTION"),
             ("SlowClient = spill", "`SpillDir` is not set"),
+            ("TlsAddress = \"10.0.0\"", "no list of addresses"),
+            ("TlsPort = 4804", "`TlsCertificate` is not set"),
+            ("TlsClientRequired = yes", "`TlsClientCA` is not set"),
             ("SpillDir = \"\"", "`SpillDir` is empty"),
         ] {
             let shown = with(text).unwrap_err().render(false);
