@@ -372,11 +372,15 @@ async fn connect(
     }
 }
 
-/// Whether the daemon ended the handshake because we took too long. It gives a second; the rest is for what cannot be
-/// measured here.
+/// Whether the daemon ended the handshake because we took too long. It gives a second for the hello and ten for what
+/// follows; the rest is for what cannot be measured here.
 fn is_late(start: Instant, result: &anyhow::Result<Result<WireClient, RejectCode>>) -> bool {
-    let refused = matches!(result, Err(_) | Ok(Err(RejectCode::ILLEGAL_NAME)));
-    refused && start.elapsed() > Duration::from_millis(900)
+    let limit = match result {
+        Err(_) | Ok(Err(RejectCode::ILLEGAL_NAME)) => Duration::from_millis(900),
+        Ok(Err(RejectCode::AUTH)) => Duration::from_millis(9900),
+        Ok(_) => return false,
+    };
+    start.elapsed() > limit
 }
 
 /// A session that joins, talks, listens and dies.
