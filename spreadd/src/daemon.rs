@@ -700,6 +700,9 @@ impl Daemon {
     pub fn reload(&self, options: &Options) -> Result<Reloaded, Unchangeable> {
         let Some((config, me)) = self.present.get() else { return Err(Unchangeable::NoFile) };
         let (plan, reloaded) = reload::compare(&config, me, options)?;
+        if let Some(tls) = &options.tls {
+            self.reload_tls(tls)?;
+        }
         self.access.set(options.auth.clone(), Arc::clone(&options.policy));
         self.changes.try_send(Change::Plan(Box::new(plan))).map_err(|error| match error {
             TrySendError::Full(_) => Unchangeable::Busy,

@@ -309,6 +309,10 @@ fn announce(daemon: &Daemon) {
         Some(path) => info!(name = %daemon.name(), %tcp, local = %path.display(), "Serving clients."),
         None => info!(name = %daemon.name(), %tcp, "Serving clients."),
     }
+    if !daemon.tls_addrs().is_empty() {
+        let tls: Vec<String> = daemon.tls_addrs().iter().map(ToString::to_string).collect();
+        info!(name = %daemon.name(), tls = tls.join(", "), "Serving clients over TLS.");
+    }
     let status = format!("serving clients as {} on {tcp}", daemon.name());
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
 }

@@ -12,6 +12,7 @@ use crate::daemon::{Options, RingOptions};
 use crate::hub::SlowLimits;
 use crate::monitor::Cluster;
 use crate::ring_driver::{NetworkError, check_network};
+use crate::session::TlsError;
 
 /// Why a daemon that runs cannot take a configuration. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum Unchangeable {
     /// The addresses do not fit together.
     #[error("the network configuration is not possible")]
     Network(#[from] NetworkError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Too many changes are under way.
     #[error("earlier changes of the configuration are still under way")]
     Busy,
@@ -218,12 +222,14 @@ fn options(old: &FileOptions, new: &FileOptions, out: &mut Reloaded) {
     {
         out.changed.push(("the rules for slow clients", String::new()));
     }
-    let listeners =
-        (&was.tls_port, &was.tls_certificate, &was.tls_key, &was.tls_client_ca, &was.tls_client_required);
-    if listeners
-        != (&now.tls_port, &now.tls_certificate, &now.tls_key, &now.tls_client_ca, &now.tls_client_required)
+    if (was.tls_port, &was.tls_addresses) != (now.tls_port, &now.tls_addresses) {
+        out.restart.push("TlsPort or TlsAddress");
+    }
+    // The files themselves are read again whether their names have changed or not.
+    if (&was.tls_certificate, &was.tls_key, &was.tls_client_ca, was.tls_client_required)
+        != (&now.tls_certificate, &now.tls_key, &now.tls_client_ca, now.tls_client_required)
     {
-        out.restart.push("the TLS options");
+        out.changed.push(("the certificates of TLS", String::new()));
     }
     if (was.sessions_max, &was.spill_dir, was.spill_bytes_max)
         != (now.sessions_max, &now.spill_dir, now.spill_bytes_max)
