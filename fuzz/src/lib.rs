@@ -1,0 +1,3 @@
+//! The fuzz targets of the project; see `targets`.
+
+pub mod targets;
