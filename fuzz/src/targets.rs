@@ -21,13 +21,14 @@ use spreadd::ring_driver::{Aead, Checksum, KeyRing, Protection, Sealer};
 use spreadd::{AccessList, Passwords, Rules};
 
 /// Name and function of each target.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, fn(&[u8])); 10] = [
     ("wire", wire),
     ("handshake", handshake),
     ("ring_packet", ring_packet),
     ("ring_engine", ring_engine),
     ("seal", seal),
     ("log_stream", log_stream),
+    ("monitor", monitor),
     ("announcement", announcement),
     ("configuration", configuration),
     ("access_log", access_log),
@@ -203,6 +204,17 @@ pub fn log_stream(data: &[u8]) {
         Bytes::copy_from_slice(data),
         &mut out,
     );
+}
+
+/// Datagrams of the monitor protocol. What is accepted says so at its first bytes, and can be read.
+pub fn monitor(data: &[u8]) {
+    if let Ok(packet) = spreadd::monitor::packet::Packet::parse(data) {
+        assert!(packet.numbers().count() <= data.len() / 2);
+        if let Some(status) = packet.status() {
+            let _ = (status.fields().count(), status.state_name(), status.gstate_name());
+        }
+    }
+    let _ = spreadd::monitor::packet::is_monitor(data);
 }
 
 /// Announcements of servers. Without the secret nobody has a valid code.

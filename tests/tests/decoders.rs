@@ -262,6 +262,17 @@ fn write_seeds() {
     };
     write("announcement", "plain", &announcement.encode(None));
     write("announcement", "signed", &announcement.encode(Some(&backhand::Key::new(1, b"another secret"))));
+    use spreadd::monitor::packet::{Command, Request, Status};
+    for (name, command, numbers) in [
+        ("status", Command::Status, vec![]),
+        ("partition", Command::Partition, vec![0, 1, 1, -1]),
+        ("flow-control", Command::FlowControl, vec![160, 20, -1, -1]),
+        ("reload", Command::Reload, vec![]),
+    ] {
+        let request = Request { command, id: 5, reply_port: 4899, hash: 0x1234_5678, numbers };
+        write("monitor", name, &request.to_bytes());
+    }
+    write("monitor", "answer", &Status::default().to_bytes());
     let source = log_stream::SourceId([7; 16]);
     let lines =
         log_stream::Frame::encode(log_stream::Kind::Lines, 0, source, 1, 5, &[b"a line\n", b"another\n"]);
