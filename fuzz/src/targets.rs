@@ -20,8 +20,11 @@ use spreadd::config::{self, Host};
 use spreadd::ring_driver::{Aead, Checksum, KeyRing, Protection, Sealer};
 use spreadd::{AccessList, Passwords, Rules};
 
-/// Name and function of each target.
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+/// Name and function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 10] = [
     ("wire", wire),
     ("handshake", handshake),
     ("ring_packet", ring_packet),
