@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -19,7 +20,7 @@ use crate::apache::{Apache, Mpm};
 use crate::cluster::Cluster;
 use crate::load::{Load, Outcome};
 use crate::weblog::{self, Place, Writer};
-use crate::{netns, wait};
+use crate::{bins, netns, wait};
 
 mod report;
 mod trouble;
@@ -161,9 +162,18 @@ fn stayed(cluster: &mut Cluster, host: usize) -> anyhow::Result<bool> {
     Ok(!lost.any(|names| names.split_whitespace().any(|n| n == other)))
 }
 
-/// What `log_writer audit` says of the two files, if it is there.
-fn audit(_files: &[PathBuf; 2]) -> anyhow::Result<Option<Audit>> {
-    Ok(None)
+/// What `log_writer audit` says of each file: by its index, every line of every source is there once and in order. Lines
+/// of the warm-up may have no number, as no log writer had answered yet.
+fn audit(files: &[PathBuf; 2]) -> anyhow::Result<Audit> {
+    let mut audit = Audit { good: true, said: String::new() };
+    for file in files {
+        let mut command = Command::new(bins::bin("log_writer", "log_writer")?);
+        let output = command.args(["audit", "--allow-unnumbered"]).arg(file).output()?;
+        audit.good &= output.status.success();
+        audit.said.push_str(&String::from_utf8_lossy(&output.stdout));
+        audit.said.push_str(&String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(audit)
 }
 
 struct Driven {
@@ -286,7 +296,7 @@ fn place(cluster: &Cluster, host: usize) -> anyhow::Result<Place<'_>> {
 fn writer(cluster: &Cluster, host: usize) -> anyhow::Result<Writer> {
     let daemon = cluster.connect_string(host);
     let name = format!("writer-h{}", host + 1);
-    let args = ["-s", &*daemon, "--group", "site4"];
+    let args = ["-s", &*daemon, "--group", "site4", "--exactly-once"];
     Writer::start(cluster.dir(), place(cluster, host)?, &name, &args)?.joined()
 }
 
