@@ -249,13 +249,28 @@ fn zone(name: Option<&str>) -> anyhow::Result<TimeZone> {
 
 fn from_spreadlogd(path: &Path, text: &str, args: &Args) -> anyhow::Result<Vec<SessionConfig>> {
     let conf = conf_file::parse(text, args.ignore_unsupported).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(|e| format!("{}: {e}", path.display())).collect();
+        let lines: Vec<String> =
+            errors.iter().map(|e| format!("{}: {e}{}", path.display(), excerpt(text, e))).collect();
         anyhow::anyhow!("{}", lines.join("\nlog_writer: "))
     })?;
     for warning in &conf.warnings {
         tracing::warn!("{}: {warning}", path.display());
     }
     Ok(conf.sessions)
+}
+
+/// The line of an error, with carets below the word that the error names.
+fn excerpt(text: &str, note: &conf_file::Note) -> String {
+    let Some(line) = text.lines().nth(note.line.wrapping_sub(1)).filter(|l| !l.trim().is_empty()) else {
+        return String::new();
+    };
+    let line = line.replace('\t', " ");
+    let word = note.text.split('"').skip(1).step_by(2).find(|word| !word.is_empty() && line.contains(*word));
+    let word = word.unwrap_or_else(|| line.trim());
+    let before = line.find(word).map_or(0, |at| line[..at].chars().count());
+    let (number, carets) = (note.line, "^".repeat(word.chars().count()));
+    let margin = " ".repeat(number.to_string().len());
+    format!("\n {margin} |\n {number} | {line}\n {margin} | {}{carets}", " ".repeat(before))
 }
 
 /// The state stands beside the first file of a session.

@@ -125,6 +125,17 @@ fn a_toml_file_has_the_words_of_the_flags() {
 }
 
 #[test]
+fn wrong_words_of_a_spreadlogd_conf_are_shown_with_carets() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("spreadlogd.conf");
+    std::fs::write(&path, "Spread {\n\tLog {\n  Group = a\n  Flie = x\n  }\n Prot = 1\n}\n").expect("write");
+    let error = of(&["-c", path.to_str().expect("text")]).expect_err("wrong").to_string();
+    for wanted in ["  |\n 4 |   Flie = x\n   |   ^^^^", " 6 |  Prot = 1\n   |  ^^^^"] {
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
 fn wrong_words_of_a_toml_file_are_shown_with_a_caret() {
     for (text, line, words) in [
         ("[[spread]]\n[[spread.log]]\ngroup = \"a\"\noutptu = \"x\"\n", 4, "unknown field `outptu`"),

@@ -167,11 +167,16 @@ impl Ship {
         let written = || open.metadata().and_then(|m| m.modified()).with_context(context);
         info!(file = %path.display(), offset, "Shipping.");
         let (mut count, mut last) = (0, last);
+        records.limit(offset);
         let mut batch = Vec::new();
         let mut since = Instant::now();
         loop {
-            records.limit(if last { self.durable(path) } else { u64::MAX });
-            let record = records.next_line().with_context(context)?;
+            let mut record = records.next_line().with_context(context)?;
+            if record.is_none() {
+                // Only then is it worth a look at the state.
+                records.limit(if last { self.durable(path) } else { u64::MAX });
+                record = records.next_line().with_context(context)?;
+            }
             let end = record.is_none();
             if batch.is_empty() {
                 since = Instant::now();
