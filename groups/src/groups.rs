@@ -87,7 +87,8 @@ impl Groups {
             transition: None,
             exchange: None,
             side: Nodes::one(me),
-            generation: 0,
+            // No regular configuration has an odd epoch, so no later generation is the same.
+            generation: 1,
             outputs: VecDeque::new(),
             scratch: Vec::new(),
             stats: Stats::default(),

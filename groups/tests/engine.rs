@@ -331,6 +331,42 @@ fn pair() -> (Groups, Vec<Submission>) {
     (one, messages)
 }
 
+/// Found by simulation: the generation of requests is the low half of the epoch, and 0 was also that of the first
+/// configuration.
+#[test]
+fn a_stale_request_stays_stale_when_the_low_half_of_the_epoch_is_zero() {
+    let mut one = Groups::new(config(&["n1", "n2"], 0)).expect("a configuration");
+    let mut two = Groups::new(config(&["n1", "n2"], 1)).expect("a configuration");
+    let epoch = 1 << 32;
+    for (groups, me) in [(&mut one, 0), (&mut two, 1)] {
+        groups.handle_regular(ConfigId { epoch: epoch - 2, rep: me, nonce: 1 }, &[me]);
+    }
+    let private = two.connect(SessionId(1), name("s"), true).expect("a free name");
+    let sender = private.as_group();
+    two.request(SessionId(1), &frame(&private, &build::join(&sender, &group("g")))).expect("accepted");
+    let join = two.poll_submit().expect("a request");
+    two.handle_deliver(1, &join.into_parts());
+    let head = build::multicast(ServiceType::AGREED, &sender, &[group("g")], 0, 0).expect("a message");
+    two.request(SessionId(1), &frame(&private, &Bytes::from(head))).expect("accepted");
+    let stale = two.poll_submit().expect("a request");
+    for (groups, me) in [(&mut one, 0), (&mut two, 1)] {
+        groups.handle_transitional(ConfigId { epoch: epoch - 1, rep: me, nonce: 9 }, &[me]);
+        groups.handle_regular(ConfigId { epoch, rep: 0, nonce: 9 }, &[0, 1]);
+    }
+    let tables = [one.poll_submit().expect("a table"), two.poll_submit().expect("a table")];
+    for (from, table) in (0..).zip(tables) {
+        two.handle_deliver(from, &table.into_parts());
+    }
+    let again = two.poll_submit().expect("the request again");
+    let mut read = |message: Submission| -> usize {
+        while two.poll_output().is_some() {}
+        two.handle_deliver(1, &message.into_parts());
+        let outputs: Vec<Output> = std::iter::from_fn(|| two.poll_output()).collect();
+        frames(&outputs).len()
+    };
+    assert_eq!((read(stale), read(again)), (0, 1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -12,7 +12,7 @@ use crate::wire::Chunk;
 /// decided by the caller before it feeds the chunk that ends it ([`Chunk::last`], [`Chunk::service`]): what is
 /// fed is delivered. Nothing of one ring may be fed after something of another one without
 /// [`Assembler::reset`] between them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Assembler {
     /// By node number.
     partial: Vec<Option<Partial>>,
@@ -25,7 +25,7 @@ const PART_LEN_MIN: usize = 1024;
 /// Parts for which room is made before they come.
 const PARTS_RESERVED_MAX: usize = 32;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Partial {
     service: Service,
     total: usize,

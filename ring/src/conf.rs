@@ -1,5 +1,6 @@
 //! A regular configuration and everything that is born and dies with it.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::config::RingConfig;
@@ -10,6 +11,17 @@ use crate::types::{ConfId, Mid, NODES_MAX, Nanos, NodeId, NodeSet, Seq};
 use crate::wire::{RingKey, Token};
 
 const NOBODY: u8 = u8::MAX;
+
+/// Positions by node number.
+#[derive(Clone)]
+struct Places(Box<[u8; NODES_MAX]>);
+
+impl fmt::Debug for Places {
+    /// The members say the same in less space.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
+}
 
 /// How far delivery has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +43,7 @@ pub(crate) struct Conf {
     pub(crate) members: Vec<Mid>,
     pub(crate) nodes: NodeSet,
     /// Position in `members` by node number.
-    places: Box<[u8; NODES_MAX]>,
+    places: Places,
     /// My position.
     pub(crate) pos: usize,
     pub(crate) store: Store,
@@ -84,9 +96,9 @@ pub(crate) struct Stuck {
 impl Conf {
     /// `members` are in ring order and contain `me`.
     pub(crate) fn new(cfg: &RingConfig, id: ConfId, members: Vec<Mid>, store: Store, now: Nanos) -> Self {
-        let mut places = Box::new([NOBODY; NODES_MAX]);
+        let mut places = Places(Box::new([NOBODY; NODES_MAX]));
         for (at, mid) in members.iter().enumerate().take(NODES_MAX) {
-            if let (Some(place), Ok(at)) = (places.get_mut(mid.node.index()), u8::try_from(at)) {
+            if let (Some(place), Ok(at)) = (places.0.get_mut(mid.node.index()), u8::try_from(at)) {
                 *place = at;
             }
         }
@@ -130,7 +142,7 @@ impl Conf {
     }
 
     fn place(&self, node: NodeId) -> Option<usize> {
-        self.places.get(node.index()).copied().filter(|at| *at != NOBODY).map(usize::from)
+        self.places.0.get(node.index()).copied().filter(|at| *at != NOBODY).map(usize::from)
     }
 
     /// The member on this node.

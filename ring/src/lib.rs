@@ -8,6 +8,7 @@ mod conf;
 mod config;
 mod data;
 mod features;
+mod fingerprint;
 mod flow;
 mod gather;
 mod hearing;

@@ -14,7 +14,7 @@ use crate::wire::{CHUNK_LEN_MIN, CHUNKS_MAX, Chunk, TOTAL_LEN};
 /// Messages leave in the order they came. A message is cut wherever a packet ends, so all packets that are
 /// filled while more waits have exactly the same length. The message that is sent in part stays at the head
 /// of the queue until its last byte is in a packet: [`Packer::rewind`] starts it again from its first byte.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Packer {
     queue: VecDeque<Message>,
     /// What of the first message is in packets already.
@@ -28,7 +28,7 @@ pub struct Packer {
     limits: Limits,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Message {
     service: Service,
     body: Body,
@@ -97,6 +97,11 @@ impl Packer {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// The next message gets the number `n`.
+    pub(crate) fn start_messages_at(&mut self, n: u32) {
+        self.msg_no = n;
     }
 
     /// Number of messages that wait, one that is sent in part included.

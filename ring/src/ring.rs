@@ -110,7 +110,7 @@ pub(crate) struct TokenCopy {
 /// [`Ring::leave`]) with non-decreasing `now`, then all outputs: [`Ring::poll_transmit`] until `None` (the
 /// order must be kept on the wire), [`Ring::poll_event`] until `None`, then [`Ring::poll_timeout`]. Packets
 /// that are there are handed in before timers that are due.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ring {
     pub(crate) cfg: Arc<RingConfig>,
     pub(crate) me: Mid,
@@ -161,8 +161,8 @@ pub struct Ring {
     pub(crate) leaving: Option<Leaving>,
     pub(crate) gone: bool,
     pub(crate) stats: Stats,
-    tracing: bool,
-    trace: VecDeque<String>,
+    pub(crate) tracing: bool,
+    pub(crate) trace: VecDeque<String>,
 }
 
 impl Ring {
@@ -461,6 +461,15 @@ impl Ring {
     /// membership always has its line.
     pub fn set_trace(&mut self, on: bool) {
         self.tracing = on;
+    }
+
+    /// Lets the counters that wrap (joins, signs of life, control packets, messages of 32 bits) begin at `n`. Only
+    /// right after [`Ring::new`]; for tests of the wrap.
+    pub fn start_counters_at(&mut self, n: u32) {
+        (self.join_no, self.control_id) = (n, n);
+        // 0 says that none was sent yet.
+        self.presence_count = n.max(1);
+        self.outq.start_messages_at(n);
     }
 
     /// The next line of the trace: `time node state event key=value..`. The oldest lines are lost if they

@@ -4,6 +4,8 @@
 //! same packet". Everything up to `released` was held and given up; `aru` is the end of the part without
 //! holes. The buffer starts small and grows to the configured capacity when it is needed.
 
+use std::fmt;
+
 use crate::types::Seq;
 use crate::wire::{BITMAP_BITS_MAX, Data, Group};
 
@@ -25,7 +27,7 @@ struct Slot {
     tries: u8,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Store {
     slots: Vec<Slot>,
     capacity: usize,
@@ -33,6 +35,17 @@ pub(crate) struct Store {
     aru: Seq,
     /// Highest number held.
     top: Seq,
+}
+
+impl fmt::Debug for Store {
+    /// Without the empty slots, which are nearly all of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { slots, capacity, released, aru, top } = self;
+        let used = slots.iter().enumerate().filter(|(_, slot)| slot.data.is_some() || slot.tries > 0);
+        write!(f, "Store {{ {released} {aru} {top} of {capacity}, {} slots: ", slots.len())?;
+        f.debug_map().entries(used).finish()?;
+        f.write_str(" }")
+    }
 }
 
 impl Store {

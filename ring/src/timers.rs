@@ -74,9 +74,14 @@ impl Timers {
         self.0[timer as usize] != OFF
     }
 
+    /// Whether the timer is due.
+    pub(crate) fn is_due(&self, timer: Timer, now: Nanos) -> bool {
+        self.0[timer as usize] <= now
+    }
+
     /// Stops the timer if it is due and says so.
     pub(crate) fn take_due(&mut self, timer: Timer, now: Nanos) -> bool {
-        let due = self.0[timer as usize] <= now;
+        let due = self.is_due(timer, now);
         if due {
             self.stop(timer);
         }

@@ -10,6 +10,7 @@
 //! failure stays, so the command names those that are not needed.
 
 mod body;
+pub mod explore;
 pub mod group_log;
 pub mod group_oracle;
 pub mod log;

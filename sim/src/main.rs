@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use sim::explore::{self, Bounds, Start};
 use sim::{Failure, Figures, Options, Outcome, Plan, run, shrink};
 
 /// Runs random histories of daemons in memory: loss, delay, partitions, crashes. One seed is one history.
@@ -41,6 +42,36 @@ struct Args {
     /// Long histories only: up to 12 daemons, thousands of messages, up to 30 faults.
     #[arg(long, conflicts_with = "storm")]
     long: bool,
+    /// Visit every state that a few daemons can get into, instead of random histories: from this beginning, or `all`.
+    #[arg(long, value_name = "BEGINNING", value_parser = ["all", "boot", "two", "three", "hole", "merge"])]
+    explore: Option<String>,
+    /// With --explore: timers that fire at each daemon.
+    #[arg(long, default_value_t = 3)]
+    timers: u8,
+    /// With --explore: packets that are lost.
+    #[arg(long, default_value_t = 0)]
+    losses: u8,
+    /// With --explore: packets that come twice.
+    #[arg(long, default_value_t = 0)]
+    duplicates: u8,
+    /// With --explore: packets that are overtaken.
+    #[arg(long, default_value_t = 0)]
+    late: u8,
+    /// With --explore: daemons that die.
+    #[arg(long, default_value_t = 0)]
+    crashes: u8,
+    /// With --explore: daemons that are cut off.
+    #[arg(long, default_value_t = 0)]
+    cuts: u8,
+    /// With --explore: longest branch.
+    #[arg(long, default_value_t = 200)]
+    depth: usize,
+    /// With --explore: most states.
+    #[arg(long, default_value_t = 20_000_000)]
+    states: u64,
+    /// With --explore: one of so many branches is followed until everything has settled.
+    #[arg(long, default_value_t = 1)]
+    settle_one_of: u64,
     /// Take one rule after the other out of the engines and see after how many histories somebody notices: at most
     /// --seeds histories and --seconds seconds each.
     #[arg(long)]
@@ -78,10 +109,64 @@ fn main() -> ExitCode {
         }
         Err(code) => return code,
     };
-    match args.seed {
-        Some(seed) => one(&args, seed),
-        None => many(&args),
+    match (&args.explore, args.seed) {
+        (Some(name), _) => explore(&args, name),
+        (None, Some(seed)) => one(&args, seed),
+        (None, None) => many(&args),
     }
+}
+
+fn explore(args: &Args, name: &str) -> ExitCode {
+    let bounds = Bounds {
+        timers: args.timers,
+        losses: args.losses,
+        duplicates: args.duplicates,
+        late: args.late,
+        crashes: args.crashes,
+        cuts: args.cuts,
+        depth: args.depth,
+        states: args.states,
+        time: Duration::from_secs(args.seconds.unwrap_or(600)),
+        settle_one_of: args.settle_one_of,
+    };
+    println!(
+        "at most {} timers at each daemon, {} losses, {} duplicates, {} late packets, {} crashes, {} cuts, {} moves",
+        bounds.timers,
+        bounds.losses,
+        bounds.duplicates,
+        bounds.late,
+        bounds.crashes,
+        bounds.cuts,
+        bounds.depth
+    );
+    for start in Start::ALL.iter().filter(|start| name == "all" || start.name() == name) {
+        let begin = Instant::now();
+        let report = match explore::explore(*start, &bounds) {
+            Ok(report) => report,
+            Err(violation) => {
+                println!("{}: FAILED at the begin: {violation}", start.name());
+                return ExitCode::FAILURE;
+            }
+        };
+        println!(
+            "{:<6} {}: {} states, {} moves, {} branches judged ({} until rest, {} cut off at the depth), longest {}, {:.1} s",
+            start.name(),
+            if report.complete { "complete" } else { "NOT complete" },
+            report.states,
+            report.moves,
+            report.ends + report.too_deep,
+            report.settled,
+            report.too_deep,
+            report.deepest,
+            begin.elapsed().as_secs_f64()
+        );
+        if let Some((violation, story)) = report.failure {
+            println!("FAILED {violation}");
+            story.iter().for_each(|line| println!("  {line}"));
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 #[cfg(not(feature = "mutations"))]

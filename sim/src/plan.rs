@@ -97,6 +97,8 @@ pub struct Engine {
     pub submit_bytes: usize,
     /// Lower bound of the first epoch, in place of a wall clock.
     pub epoch: u64,
+    /// Where counters of 32 bits begin.
+    pub counters: u32,
 }
 
 /// A fault and when it is there.
@@ -218,12 +220,20 @@ impl Plan {
     /// What breaks an engine is that few things meet at the wrong moment, so many small histories find more than
     /// a few long ones in the same time.
     pub fn draw(seed: u64) -> Self {
-        match Rng::new(seed, 8).below(1000) {
+        let mut plan = match Rng::new(seed, 8).below(1000) {
             0..735 => Self::small(seed),
             735..985 => Self::small_storm(seed),
             985..990 => Self::storm(seed),
             _ => Self::long(seed),
+        };
+        // Near the wrap of what wraps: counters of 32 bits, the signed and the unsigned low half of the epoch (a part
+        // of group ids), and the highest epoch that a daemon begins with.
+        let mut rng = Rng::new(seed, 12);
+        if rng.per_mille(200) {
+            plan.engine.counters = u32::MAX - u32::try_from(rng.below(60)).unwrap_or(0);
+            plan.engine.epoch = rng.pick(&[1 << 31, 1 << 32, u64::MAX >> 2]) - 2 * rng.below(4);
         }
+        plan
     }
 
     /// Draws a long history: up to twelve daemons, up to eight seconds with up to thirty faults.
@@ -461,6 +471,7 @@ impl Engine {
             submit_count: rng.pick(&[8192, 8192, 64]),
             submit_bytes: rng.pick(&[8 << 20, 8 << 20, 100_000]),
             epoch: rng.pick(&[2, 1_700_000_000, (1 << 32) - 4]),
+            counters: 0,
         }
     }
 }

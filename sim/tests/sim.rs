@@ -1,8 +1,9 @@
 //! Random histories of daemons: a fresh sample at each run, all seeds that ever failed, and the simulator's own
 //! promise that a seed means one history. `cargo xtask sim --seeds N` runs many more.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use sim::explore::{Bounds, Start, explore};
 use sim::plan::MS;
 use sim::{Options, Plan, run};
 
@@ -95,4 +96,37 @@ fn an_idle_ring_sends_little() {
     let tokens = 8 * 8 * 4;
     let most = 20 * (presences + tokens);
     assert!(figures.packets < most, "{} packets in 20 s, at most {most}", figures.packets);
+}
+
+/// All interleavings of packets and timers within small bounds; `cargo xtask sim --explore` goes further.
+#[test]
+fn small_worlds_are_visited_in_full() {
+    let bounds = Bounds {
+        timers: 0,
+        losses: 0,
+        duplicates: 0,
+        late: 0,
+        crashes: 0,
+        cuts: 0,
+        depth: 200,
+        states: 1_000_000,
+        time: Duration::from_secs(60),
+        settle_one_of: 1,
+    };
+    let one = Bounds { timers: 1, ..bounds };
+    let worlds = [
+        (Start::Boot, one, 1000),
+        (Start::Two, Bounds { losses: 1, ..bounds }, 100),
+        (Start::Two, Bounds { late: 1, ..bounds }, 100),
+        (Start::Three, Bounds { losses: 1, ..bounds }, 100),
+        (Start::Three, Bounds { crashes: 1, ..bounds }, 100),
+        (Start::Hole, one, 1000),
+    ];
+    for (start, bounds, states) in worlds {
+        let report = explore(start, &bounds).unwrap_or_else(|violation| panic!("{start:?}: {violation}"));
+        if let Some((violation, story)) = report.failure {
+            panic!("{start:?}: {violation}\n{}", story.join("\n"));
+        }
+        assert!(report.complete && report.states >= states && report.settled > 0, "{start:?}: {report:?}");
+    }
 }

@@ -33,6 +33,9 @@ impl World {
             Err(err) => return violation("PANIC", format!("the configuration is refused: {err}")),
         };
         ring.set_trace(self.tracing);
+        if plan.engine.counters > 0 {
+            ring.start_counters_at(plan.engine.counters);
+        }
         let upper = self.upper(node)?;
         let proc = self.log.start(mid);
         self.figures.starts += 1;
