@@ -347,7 +347,7 @@ fn a_stale_request_stays_stale_when_the_low_half_of_the_epoch_is_zero() {
     let join = two.poll_submit().expect("a request");
     two.handle_deliver(1, &join.into_parts());
     let head = build::multicast(ServiceType::AGREED, &sender, &[group("g")], 0, 0).expect("a message");
-    two.request(SessionId(1), &frame(&private, &Bytes::from(head))).expect("accepted");
+    two.request(SessionId(1), &frame(&private, &head)).expect("accepted");
     let stale = two.poll_submit().expect("a request");
     for (groups, me) in [(&mut one, 0), (&mut two, 1)] {
         groups.handle_transitional(ConfigId { epoch: epoch - 1, rep: me, nonce: 9 }, &[me]);
