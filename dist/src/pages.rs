@@ -25,6 +25,7 @@ fn programs() -> Vec<Program> {
     programs.push(Program(monitors::cli::web_command(), "8"));
     programs.push(Program(log_writer::cli::command(), "8"));
     programs.push(Program(spreadd::cli::command(), "8"));
+    programs.push(Program(spreadd::spmonitor::cli::command(), "8"));
     programs
 }
 

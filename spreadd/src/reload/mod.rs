@@ -27,6 +27,8 @@ mod changeover;
 mod compare;
 mod live;
 mod notice;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use compare::compare;
 pub use compare::{Reloaded, Unchangeable};
