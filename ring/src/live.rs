@@ -17,7 +17,7 @@ use crate::gather::Gather;
 use crate::hearing::Links;
 use crate::midset::MidSet;
 use crate::ring::{ConfigError, Phase, Ring, check_nodes};
-use crate::stats::Cause;
+use crate::stats::{Cause, PeerStats};
 use crate::store::Store;
 use crate::timers::{TIMERS, Timer};
 use crate::types::{ConfId, Mid, Nanos, NodeId, NodeSet};
@@ -181,6 +181,13 @@ impl Ring {
         }
         self.note(|ring| format!("reconfigure of={} id={id} nodes={nodes} me={}", ring.conf.id, me.node));
         self.hearing.renumber(&cfg, me, numbers);
+        let mut peers = vec![PeerStats::default(); nodes];
+        for (old, number) in self.stats.peers.iter().zip(numbers) {
+            if let Some(slot) = number.and_then(|number| peers.get_mut(number.index())) {
+                *slot = *old;
+            }
+        }
+        self.stats.peers = peers;
         self.me = me;
         self.cfg = cfg;
         for timer in TIMERS {

@@ -44,7 +44,6 @@ pub(crate) fn reload(
         }
         Err(why) => {
             error!(
-                file = %file.display(),
                 "The configuration is not reloaded; everything goes on as before. If other daemons of the ring \
                  have taken it, they wait for this one.\n{why}"
             );

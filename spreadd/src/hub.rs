@@ -483,6 +483,9 @@ impl Hub {
         else {
             return;
         };
+        if let Some(epochs) = &self.epochs {
+            epochs.note(regular.epoch);
+        }
         self.groups.handle_transitional(transitional, &survivors);
         self.groups.handle_regular(regular, &survivors);
         self.members = survivors;

@@ -63,6 +63,7 @@ fn those_that_stay_go_on_together() {
     for node in 0..3 {
         let messages = net.seen[node].iter().filter(|seen| matches!(seen, Seen::Message { .. })).count();
         assert_eq!(messages, 3, "node {node}");
+        assert_eq!(net.ring(node).stats().peers.len(), 4);
     }
 }
 

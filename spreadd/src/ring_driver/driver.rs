@@ -245,7 +245,7 @@ pub(super) struct Driver<E: Engine, U> {
     stats: IoStats,
     pub(super) blackbox: Blackbox,
     trace: VecDeque<String>,
-    watch: Watch,
+    pub(super) watch: Watch,
     /// When a foreign configuration was last told.
     foreign_at: Option<Nanos>,
 }

@@ -124,6 +124,7 @@ impl<E: Engine, U: Upper> Driver<E, U> {
         self.engine.reconfigure(now, ring, &numbers, successor)?;
         self.tokens.clear();
         self.peers.renumber(me, nodes, [a, b, c, d], &numbers);
+        self.watch.renumber(&numbers);
         self.sealer.rename(&cluster, Mid { node: me, session });
         self.transport = self.use_network(network)?;
         self.admitted = NodeSet(u128::MAX);

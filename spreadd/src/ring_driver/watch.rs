@@ -80,6 +80,15 @@ struct Suspect {
 }
 
 impl Watch {
+    /// The nodes get other numbers. Those that are not configured any more are forgotten.
+    pub(super) fn renumber(&mut self, numbers: &[Option<NodeId>]) {
+        let new = |node: &NodeId| numbers.get(node.index()).copied().flatten();
+        for change in &mut self.changes {
+            change.members = change.members.iter().filter_map(new).collect();
+        }
+        self.suspects.clear();
+    }
+
     /// A regular configuration was installed.
     pub(super) fn note_change(&mut self, outlook: Outlook, blackbox: &Blackbox, trace: &VecDeque<String>) {
         if self.changes.len() >= CHANGES_MAX {
