@@ -1000,14 +1000,16 @@ fn servers_announce_themselves_and_proxy_over_ipv6() {
         net.host(n).enter(move || get(address, target)).unwrap().join().unwrap()
     };
     let apaches = [start(0), start(1)];
-    wait::until("service by the other one", LIMIT, || match ask(0, apaches[0].address(), "/who") {
-        Ok(answer) if answer.body == "www-1\n" => Ok(()),
-        other => Err(format!("{other:?} {}", apaches[0].error_log())),
-    })
-    .unwrap();
     let page = |n: usize| -> serde_json::Value {
         serde_json::from_str(&ask(n, apaches[n].address(), "/backhand/?json").unwrap().body).unwrap()
     };
+    // Each must know the other one: who is asked must know who asks.
+    wait::until("both to know both", LIMIT, || {
+        let pages = [page(0), page(1)];
+        if pages.iter().all(|page| up(page).len() == 2) { Ok(()) } else { Err(pages) }
+    })
+    .unwrap();
+    assert_eq!(ask(0, apaches[0].address(), "/who").unwrap().body, "www-1\n");
     let seen = page(0);
     let mut contacts = seen["servers"].as_array().unwrap().iter().map(|s| s["contact"].as_str().unwrap());
     assert!(contacts.any(|contact| contact == "[fd77::2]:80"), "{seen}");
