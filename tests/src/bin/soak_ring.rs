@@ -150,7 +150,7 @@ fn connect_all(cluster: &Cluster, group: GroupName, count: usize) -> anyhow::Res
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let time = args.seconds.map_or(Duration::from_secs(args.minutes * 60), Duration::from_secs);
+    let time = args.seconds.map_or_else(|| Duration::from_secs(args.minutes * 60), Duration::from_secs);
     let count = usize::from(args.daemons);
     let group: GroupName = "soak".parse()?;
     let mut cluster = match netns::unavailable() {
