@@ -265,7 +265,7 @@ fn case(options: &Options, fronts: u8, outside: bool, back_ends: &[Arc<BackEnd>]
         policies.push((format!("mod_proxy_balancer {method}"), format!("/{method}"), &theirs));
     }
     for (n, lines) in CHAINS.iter().enumerate() {
-        policies.push(((*lines).to_owned(), format!("/work/{n}"), &ours));
+        policies.push(((*lines).to_owned(), format!("/task/{n}"), &ours));
     }
     let antagonist = outside.then(|| Antagonist::start(back_ends));
     let mut results: Vec<Vec<Figures>> = policies.iter().map(|_| Vec::new()).collect();
@@ -315,7 +315,7 @@ fn case(options: &Options, fronts: u8, outside: bool, back_ends: &[Arc<BackEnd>]
 
 fn location(number: usize, lines: &str) -> String {
     let calls: String = lines.split(", ").map(|call| format!("Backhand {call}\n")).collect();
-    format!("<Location /work/{number}>\nBackhand byAge\nBackhand byHostname ^b-\n{calls}</Location>\n")
+    format!("<Location /task/{number}>\nBackhand byAge\nBackhand byHostname ^b-\n{calls}</Location>\n")
 }
 
 /// Idle and all CPU time of the machine so far.
@@ -340,7 +340,7 @@ fn balancer(dir: &std::path::Path, number: u8, back_ends: &[Arc<BackEnd>]) -> Re
     let pools = BALANCERS.map(|method| {
         format!(
             "<Proxy balancer://{method}>\n{members}ProxySet lbmethod={method}\n</Proxy>\n\
-             ProxyPass /{method} balancer://{method}/work\n"
+             ProxyPass /{method} balancer://{method}/task\n"
         )
     });
     let config = format!("{modules}{more}TypesConfig /dev/null\n{MORE}{}", pools.concat());
@@ -415,7 +415,7 @@ impl Antagonist {
                     while !ended.load(Ordering::Relaxed) {
                         // A second of work, a second and a half without.
                         let busy = Duration::from_secs_f64(exponential(&mut random, 1.0).min(5.0));
-                        let target = format!("/work?{}", busy.as_micros());
+                        let target = format!("/task?{}", busy.as_micros());
                         let _ = Client::new(back_end.addr).and_then(|mut client| client.get(&target));
                         thread::sleep(Duration::from_secs_f64(exponential(&mut random, 1.5).min(5.0)));
                     }
