@@ -57,11 +57,14 @@ struct Daemon {
     views: Vec<String>,
 }
 
+/// From name, to name, hash as new, way, packet.
+type Sent = (char, char, bool, Path, Bytes);
+
 struct World {
     now: Nanos,
     daemons: Vec<Daemon>,
-    /// By time and number: from name, to name, hash as new, way, packet.
-    wire: BTreeMap<(u64, u64), (char, char, bool, Path, Bytes)>,
+    /// By time and number.
+    wire: BTreeMap<(u64, u64), Sent>,
     count: u64,
     rng: Rng,
     loss: u64,
