@@ -52,7 +52,7 @@ impl Groups {
                 self.queue.renew();
             }
             self.stats.exchanges_begun += 1;
-            self.exchange = Some(Exchange::new(id, members, self.side, self.me, &self.table));
+            self.exchange = Some(Exchange::new(id, members, self.side, self.parted, self.me, &self.table));
         } else {
             // spec: group-semantics 4 R2
             let base = GroupId { index: 1, ..self.base_id(id) };
@@ -74,6 +74,7 @@ impl Groups {
     /// spec: group-semantics 2.4 (transitional id), 2.7 step 2
     fn signal_transition(&mut self) {
         let Some(Transition { id, survivors }) = self.transition else { return };
+        self.parted = id;
         if without(Rule::Signal) {
             return;
         }
@@ -114,6 +115,7 @@ impl Groups {
     fn merge(&mut self, name: GroupName, parts: Vec<Part>, base: GroupId) {
         let own = self.table.get(&name).map(|group| Part {
             id: group.id,
+            parted: self.parted,
             changed: group.changed,
             members: group.members().iter().map(|m| (m.node, m.name)).collect(),
         });
@@ -139,7 +141,7 @@ impl Groups {
         if group.watchers().next().is_none() {
             return;
         }
-        let sets = network_sets(parts.into_iter().chain(own).map(|part| (part.id, part.members)).collect());
+        let sets = network_sets(parts.into_iter().chain(own).collect());
         // All receivers here were on this daemon's side, so they are in one set.
         let own_set = group.watchers().next().map(|(receiver, _)| *receiver);
         let own_set = own_set.and_then(|r| sets.iter().position(|set| set.contains(&r))).unwrap_or(0);

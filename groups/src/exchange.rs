@@ -11,6 +11,7 @@
 //! |---|---|
 //! | 8, 2, 4 | the configuration: epoch, representative, nonce |
 //! | 16 | the daemons of the side: bit n is node n |
+//! | 8, 2, 4 | where the side was parted from others, [`Part::parted`]: epoch, representative, nonce |
 //! | 4 | number of this piece, from 0 |
 //! | 1 | bit 0: it is the last |
 //! | ... | entries |
@@ -51,6 +52,8 @@ const FLAG_CHANGED: u8 = 1;
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     pub(crate) id: GroupId,
+    /// The last transitional configuration that ended views on this side.
+    pub(crate) parted: ConfigId,
     pub(crate) changed: bool,
     pub(crate) members: Vec<(u16, GroupName)>,
 }
@@ -59,6 +62,7 @@ pub(crate) struct Part {
 #[derive(Debug)]
 struct Side {
     daemons: Nodes,
+    parted: ConfigId,
     pieces: u32,
     groups: BTreeMap<GroupName, Part>,
 }
@@ -69,6 +73,8 @@ pub(crate) struct Exchange {
     members: Nodes,
     /// The side of this daemon.
     own: Nodes,
+    /// Where it was parted from others.
+    parted: ConfigId,
     /// Sides whose table is complete, in the order of completion.
     complete: Vec<Side>,
     /// By sender: sides whose table is arriving.
@@ -102,25 +108,31 @@ pub(crate) enum Received {
 
 impl Exchange {
     /// The exchange that starts with the configuration `config`. `own` is the side of this daemon, whose table
-    /// is `table`.
-    pub(crate) fn new(config: ConfigId, members: Nodes, own: Nodes, me: u16, table: &Table) -> Self {
+    /// is `table`, parted from others in the transitional configuration `parted`.
+    pub(crate) fn new(
+        config: ConfigId,
+        members: Nodes,
+        own: Nodes,
+        parted: ConfigId,
+        me: u16,
+        table: &Table,
+    ) -> Self {
         let outgoing = (own.first() == Some(me)).then(|| Cursor {
             names: table.names(|_| true).into_iter(),
             current: None,
             piece: 0,
         });
         let (complete, arriving) = (Vec::new(), BTreeMap::new());
-        Self { config, members, own, complete, arriving, outgoing, memberships: 0 }
+        Self { config, members, own, parted, complete, arriving, outgoing, memberships: 0 }
     }
 
     /// The next piece of the own table.
     pub(crate) fn poll_piece(&mut self, table: &Table, daemons: &[Daemon]) -> Option<Submission> {
         let cursor = self.outgoing.as_mut()?;
         let mut out = state_prefix(PIECE_BYTES);
-        out.put_u64_le(self.config.epoch);
-        out.put_u16_le(self.config.rep);
-        out.put_u32_le(self.config.nonce);
+        put_config(&mut out, self.config);
         out.put_u128_le(self.own.0);
+        put_config(&mut out, self.parted);
         out.put_u32_le(cursor.piece);
         let flags_at = out.len();
         out.put_u8(0);
@@ -136,7 +148,9 @@ impl Exchange {
     /// A state message that the ring delivered from daemon `from`.
     pub(crate) fn receive(&mut self, from: u16, message: &[u8], daemons: &[Daemon]) -> Received {
         let mut input = Input(message.get(PREFIX..).unwrap_or_default());
-        let Some((config, side, piece, flags)) = input.piece_head() else { return Received::Malformed };
+        let Some((config, side, parted, piece, flags)) = input.piece_head() else {
+            return Received::Malformed;
+        };
         if config != self.config {
             return Received::Stale;
         }
@@ -146,16 +160,17 @@ impl Exchange {
         }
         let entry = self.arriving.entry(from).or_insert_with(|| Side {
             daemons: side,
+            parted,
             pieces: 0,
             groups: BTreeMap::new(),
         });
-        if entry.daemons != side || entry.pieces != piece {
+        if (entry.daemons, entry.parted, entry.pieces) != (side, parted, piece) {
             return Received::Malformed;
         }
         entry.pieces += 1;
         // This daemon has its own side's table already.
         let keep = side != self.own;
-        let intact = input.entries(side, daemons, |name, part| {
+        let intact = input.entries(side, parted, daemons, |name, part| {
             self.memberships += part.members.len();
             if !keep {
                 return true;
@@ -226,6 +241,12 @@ impl Cursor {
     }
 }
 
+fn put_config(out: &mut BytesMut, id: ConfigId) {
+    out.put_u64_le(id.epoch);
+    out.put_u16_le(id.rep);
+    out.put_u32_le(id.nonce);
+}
+
 /// Appends a length and that many bytes; names have at most 32.
 fn put_name(out: &mut BytesMut, name: &[u8]) {
     out.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
@@ -256,16 +277,22 @@ impl<'a> Input<'a> {
         Some(name)
     }
 
-    fn piece_head(&mut self) -> Option<(ConfigId, Nodes, u32, u8)> {
-        let config = ConfigId {
+    fn config(&mut self) -> Option<ConfigId> {
+        Some(ConfigId {
             epoch: u64::from_le_bytes(self.array()?),
             rep: u16::from_le_bytes(self.array()?),
             nonce: u32::from_le_bytes(self.array()?),
-        };
+        })
+    }
+
+    /// Configuration, side, where it was parted, number, flags.
+    fn piece_head(&mut self) -> Option<(ConfigId, Nodes, ConfigId, u32, u8)> {
+        let config = self.config()?;
         let side = Nodes(u128::from_le_bytes(self.array()?));
+        let parted = self.config()?;
         let piece = u32::from_le_bytes(self.array()?);
         let [flags] = self.array()?;
-        Some((config, side, piece, flags))
+        Some((config, side, parted, piece, flags))
     }
 
     /// Gives all entries to `take` until it refuses one. False if an entry was refused or not understood;
@@ -273,12 +300,13 @@ impl<'a> Input<'a> {
     fn entries(
         &mut self,
         side: Nodes,
+        parted: ConfigId,
         daemons: &[Daemon],
         mut take: impl FnMut(GroupName, Part) -> bool,
     ) -> bool {
         let mut intact = true;
         while !self.0.is_empty() {
-            let Some((name, part, all)) = self.entry(side, daemons) else { return false };
+            let Some((name, part, all)) = self.entry(side, parted, daemons) else { return false };
             intact &= all;
             if !take(name, part) {
                 return false;
@@ -287,7 +315,12 @@ impl<'a> Input<'a> {
         intact
     }
 
-    fn entry(&mut self, side: Nodes, daemons: &[Daemon]) -> Option<(GroupName, Part, bool)> {
+    fn entry(
+        &mut self,
+        side: Nodes,
+        parted: ConfigId,
+        daemons: &[Daemon],
+    ) -> Option<(GroupName, Part, bool)> {
         let name = self.name()?;
         let mut field = [0; GROUP_FIELD];
         field.get_mut(..name.len())?.copy_from_slice(name);
@@ -309,6 +342,6 @@ impl<'a> Input<'a> {
             }
         }
         let changed = flags & FLAG_CHANGED != 0;
-        Some((GroupName::from_field(field), Part { id, changed, members }, all))
+        Some((GroupName::from_field(field), Part { id, parted, changed, members }, all))
     }
 }

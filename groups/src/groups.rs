@@ -47,6 +47,9 @@ pub struct Groups {
     pub(crate) exchange: Option<Exchange>,
     /// The daemons that have the same table as this one.
     pub(crate) side: Nodes,
+    /// The last transitional configuration that ended views here. A break during an exchange ends none: nothing
+    /// was delivered since the one before.
+    pub(crate) parted: ConfigId,
     /// See [`crate::queue`].
     pub(crate) generation: u32,
     pub(crate) outputs: VecDeque<Output>,
@@ -87,6 +90,7 @@ impl Groups {
             transition: None,
             exchange: None,
             side: Nodes::one(me),
+            parted: ConfigId::default(),
             // No regular configuration has an odd epoch, so no later generation is the same.
             generation: 1,
             outputs: VecDeque::new(),

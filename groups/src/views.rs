@@ -6,37 +6,46 @@ use std::cmp::Ordering;
 
 use spread_wire::{GroupId, GroupName};
 
+use crate::exchange::Part;
 use crate::mutation::{Rule, without};
 use crate::table::Member;
-use crate::types::Nodes;
+use crate::types::{ConfigId, Nodes};
 
-/// The sets of a view announced after a network change: the members by the daemon-view part (d, t) of the id
-/// that their group had, each set in member order.
+/// The sets of a view announced after a network change: the members by where they come from, each set in member
+/// order. That is the daemon-view part (d, t) of the id that their group had, and the transitional configuration
+/// in which their side left its last daemon view.
 ///
-/// Two sides that had the same (d, t) were in one view and delivered the same in it, whatever happened to the
-/// daemons in between without being announced: their members are one set.
-pub(crate) fn network_sets(mut parts: Vec<(GroupId, Vec<(u16, GroupName)>)>) -> Vec<Vec<GroupName>> {
+/// Two sides with the same of both were in one view and delivered the same in it, whatever happened to the
+/// daemons in between without being announced: their members are one set. The id alone does not tell: a group
+/// that a break leaves whole goes on counting in transition, and it may be whole for two sides if one of them
+/// counted on daemons of the other that then did not come along. They delivered different messages, with the
+/// signal at different places.
+pub(crate) fn network_sets(mut parts: Vec<Part>) -> Vec<Vec<GroupName>> {
     // First an order that everybody gets whatever the arrival; the wrapped comparison is not transitive.
-    parts.sort_by_key(|(id, _)| (id.proc, id.time));
-    let mut merged: Vec<(GroupId, Vec<(u16, GroupName)>)> = Vec::with_capacity(parts.len());
-    for (id, members) in parts {
+    let origin = |part: &Part| {
+        let ConfigId { epoch, rep, nonce } = part.parted;
+        (part.id.proc, part.id.time, epoch, rep, nonce)
+    };
+    parts.sort_by_key(origin);
+    let mut merged: Vec<Part> = Vec::with_capacity(parts.len());
+    for part in parts {
         match merged.last_mut() {
-            Some((last, known)) if (last.proc, last.time) == (id.proc, id.time) || without(Rule::OwnSets) => {
-                known.extend(members);
+            Some(last) if origin(last) == origin(&part) || without(Rule::OwnSets) => {
+                last.members.extend(part.members);
             }
-            _ => merged.push((id, members)),
+            _ => merged.push(part),
         }
     }
     for i in 1..merged.len() {
         let mut at = i;
-        while at > 0 && compare(merged[at].0, merged[at - 1].0) == Ordering::Less {
+        while at > 0 && compare(merged[at].id, merged[at - 1].id) == Ordering::Less {
             merged.swap(at, at - 1);
             at -= 1;
         }
     }
     merged
         .into_iter()
-        .map(|(_, mut members)| {
+        .map(|Part { mut members, .. }| {
             members.sort_unstable();
             members.dedup();
             members.into_iter().map(|(_, name)| name).collect()
@@ -98,22 +107,35 @@ mod tests {
         GroupId { proc: proc.cast_signed(), time, index: 1 }
     }
 
+    fn part(id: GroupId, epoch: u64, members: &[(u16, &str)]) -> Part {
+        let parted = ConfigId { epoch, ..ConfigId::default() };
+        let members = members.iter().map(|(node, member)| (*node, name(member))).collect();
+        Part { id, parted, changed: false, members }
+    }
+
     #[test]
     fn sets_are_ordered_by_the_sign_of_the_wrapped_difference() {
         // Both numbers were recorded from a run of the original; spec: group-semantics 2.5.
-        let parts =
-            vec![(id(11_282_039, 5), vec![(0, name("a"))]), (id(4_157_588_601, 5), vec![(1, name("b"))])];
+        let parts = vec![part(id(11_282_039, 5), 7, &[(0, "a")]), part(id(4_157_588_601, 5), 7, &[(1, "b")])];
         assert_eq!(network_sets(parts), [[name("b")], [name("a")]]);
     }
 
     #[test]
     fn sides_of_one_view_are_one_set_in_member_order() {
         let parts = vec![
-            (id(1, 5), vec![(2, name("a"))]),
-            (id(1, 6), vec![(3, name("d"))]),
-            (id(1, 5), vec![(0, name("z"))]),
+            part(id(1, 5), 7, &[(2, "a")]),
+            part(id(1, 6), 7, &[(3, "d")]),
+            part(id(1, 5), 7, &[(0, "z")]),
         ];
         assert_eq!(network_sets(parts), [vec![name("z"), name("a")], vec![name("d")]]);
+    }
+
+    #[test]
+    fn sides_that_left_a_view_apart_are_two_sets_in_the_same_order_everywhere() {
+        let (x, y) = (part(id(1, 5), 9, &[(0, "x")]), part(id(1, 5), 7, &[(1, "y")]));
+        let sets = [vec![name("y")], vec![name("x")]];
+        assert_eq!(network_sets(vec![x.clone(), y.clone()]), sets);
+        assert_eq!(network_sets(vec![y, x]), sets);
     }
 
     #[test]

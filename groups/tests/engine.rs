@@ -223,6 +223,42 @@ fn an_exchange_may_be_completed_in_transition() {
     }
 }
 
+/// Two daemons leave a view in different transitional configurations, and the group goes on counting in both: the
+/// one counted on the other, which then did not come along and was not asked for a table. They delivered different
+/// messages with the signal at different places, so they are different sets when they meet, whatever the ids say.
+///
+/// spec: group-semantics 2.5, 2.7, 8
+#[test]
+fn sides_that_left_a_view_apart_are_different_sets() {
+    let mut bus = Bus::new(&[("n1", 1), ("n2", 2), ("n3", 3)], &[&[0, 1], &[2]]);
+    let [a, b] = ["#a#n1", "#b#n2"].map(|name| bus.connect(name, true));
+    bus.join(&b, &group("g"));
+    bus.settle();
+    // Behind a SAFE message that is not stable: the join is delivered in transition.
+    bus.multicast(&a, 0x20, &[group("other")], 0, b"");
+    bus.join(&a, &group("g"));
+    bus.turn(0, usize::MAX);
+    bus.heal();
+    bus.reform_without(1);
+    let at = |bus: &Bus, node| bus.groups(node).expect("running").view(&group("g")).expect("a view");
+    let (left, members) = at(&bus, 0);
+    assert_eq!((left.index, members), (2, vec![a, b]), "no signal: both are counted on");
+    bus.reform();
+    let (right, members) = at(&bus, 1);
+    assert_eq!((right, members), (left, vec![b]), "the signal came before the join");
+    bus.settle();
+    for client in [&a, &b] {
+        let Some(Received::Frame(view)) = bus.inbox[client].last() else { panic!("no view") };
+        let (view, at) = spread_wire::Membership::decode(view).expect("a view");
+        assert_eq!(view.members, [a, b]);
+        let [first, second] = view.sets.as_slice() else {
+            panic!("sets of members that were apart: {view:?}")
+        };
+        assert_eq!((first.len(), second.len()), (1, 1));
+        assert!(view.sets[at].contains(client), "the own set of {client}");
+    }
+}
+
 /// State of 3 000 groups with two members each crosses a merge, in pieces; notifications come in name order.
 ///
 /// spec: group-semantics 4 R9

@@ -419,18 +419,32 @@ impl Bus {
         if self.nodes[usize::from(node)].is_none() {
             return;
         }
-        let component = self.reach[usize::from(node)];
-        let members: BTreeSet<u16> = (0u16..)
-            .zip(self.reach.iter().zip(&self.nodes))
-            .filter(|(_, (reach, n))| **reach == component && n.is_some())
-            .map(|(node, _)| node)
-            .collect();
+        let members = self.component(node);
         if !(self.is_whole(node) && self.ring_members(node).len() == members.len()) {
-            self.form(&members);
+            self.form(&members, &BTreeSet::new());
         }
     }
 
-    fn form(&mut self, members: &BTreeSet<u16>) {
+    /// The component of `absent` forms a configuration, and that daemon is cut off before it gets there: the others
+    /// count on it, share messages with it, and are wrong. It stays in its old ring.
+    pub fn reform_without(&mut self, absent: u16) {
+        let members = self.component(absent);
+        if members.len() > 1 {
+            self.form(&members, &[absent].into());
+        }
+    }
+
+    /// The running daemons that reach `node`.
+    fn component(&self, node: u16) -> BTreeSet<u16> {
+        let component = self.reach[usize::from(node)];
+        (0u16..)
+            .zip(self.reach.iter().zip(&self.nodes))
+            .filter(|(_, (reach, n))| **reach == component && n.is_some())
+            .map(|(node, _)| node)
+            .collect()
+    }
+
+    fn form(&mut self, members: &BTreeSet<u16>, absent: &BTreeSet<u16>) {
         let id = self.next_id(*members.first().expect("not empty"));
         let ring = self.new_ring(members.clone());
         let mut sides: BTreeMap<usize, BTreeSet<u16>> = BTreeMap::new();
@@ -440,8 +454,8 @@ impl Bus {
         }
         let list: Vec<_> = members.iter().copied().collect();
         for (old, survivors) in sides {
-            self.recover(old, &survivors, id);
-            for &m in &survivors {
+            self.recover(old, &survivors, absent, id);
+            for &m in survivors.difference(absent) {
                 let node = self.nodes[usize::from(m)].as_mut().expect("running");
                 (node.ring, node.delivered) = (ring, 0);
                 node.groups.handle_regular(id, &list);
@@ -454,7 +468,7 @@ impl Bus {
     }
 
     /// Ends the ring `old` for members that go on together.
-    fn recover(&mut self, old: usize, survivors: &BTreeSet<u16>, next: ConfigId) {
+    fn recover(&mut self, old: usize, survivors: &BTreeSet<u16>, absent: &BTreeSet<u16>, next: ConfigId) {
         let held = |entry: &Entry| !entry.have.is_disjoint(survivors);
         let ring = &self.rings[old];
         let end = ring.log.iter().rposition(held).map_or(0, |last| last + 1);
@@ -479,7 +493,7 @@ impl Bus {
             nonce: next.nonce,
         };
         let list: Vec<_> = survivors.iter().copied().collect();
-        for &m in survivors {
+        for &m in survivors.difference(absent) {
             let delivered = self.nodes[usize::from(m)].as_ref().expect("running").delivered;
             for at in delivered..break_at {
                 self.hand_over(m, old, at);

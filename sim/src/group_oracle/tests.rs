@@ -3,7 +3,7 @@
 use spread_ring::NodeId;
 use spread_wire::{GroupId, PrivateGroup, ServiceType};
 
-use super::super::group_log::{Sent, View};
+use super::super::group_log::{Place, Sent, View};
 use super::*;
 
 const A: usize = 0;
@@ -380,6 +380,49 @@ fn p13_one_in_the_set_came_from_elsewhere() {
             }
         }
     });
+}
+
+/// a1, b2 and d3 are in g; b2 gets the last of these views in transition and a1 before the break, which no id shows.
+/// Then d3 is lost; `in_transition`: it leaves before.
+fn apart(in_transition: bool) -> GroupLog {
+    let mut log = good();
+    log.clients.truncate(3);
+    log.clients.iter_mut().for_each(|client| client.acts.clear());
+    (log.messages, log.rest, log.after_rest) = (Vec::new(), None, None);
+    let mut s = Script { log };
+    s.all(&[A, B, D], &Act::JoinReq(g("g")));
+    s.act(A, view("g", id(1, 1), Cause::Join, &[A], &[&[A]], 0));
+    s.all(&[A, B], &view("g", id(1, 2), Cause::Join, &[A, B], &[&[B]], 0));
+    let trans = ConfId { epoch: 5, rep: NodeId(0), nonce: 3 };
+    let regular = Place { regular: (4, 2), broken: None };
+    let broken = Place { broken: Some(trans), ..regular };
+    let at = |act: Act, place: Place| match act {
+        Act::View(view) => Act::View(View { place: Some(place), ..view }),
+        other => other,
+    };
+    let third = view("g", id(1, 3), Cause::Join, &[A, B, D], &[&[D]], 0);
+    s.all(&[A, D], &at(third.clone(), regular));
+    s.act(B, Act::Broken(trans));
+    s.act(B, at(third, broken));
+    s.talk(D, AGREED, "g", &[A, D]);
+    s.act(A, Act::Broken(trans));
+    s.all(&[A, B], &Act::Trans(g("g"), id(1, 3)));
+    if in_transition {
+        s.all(&[A, B], &at(view("g", id(5, 2), Cause::Network, &[A, B], &[&[A, B]], 0), broken));
+        s.all(&[A, B], &Act::Trans(g("g"), id(5, 2)));
+    }
+    s.all(&[A, B], &Act::Together(trans));
+    s.all(&[A, B], &view("g", id(6, 1), Cause::Network, &[A, B], &[&[A, B]], 0));
+    s.log
+}
+
+/// P20 compares only what was read in a view that was got at one place. It need not do more: that members of one set
+/// got their view at different places is refused, and also if another view came in between.
+#[test]
+fn p13_members_of_one_set_got_their_last_view_at_different_places() {
+    for in_transition in [false, true] {
+        assert_eq!(check(&apart(in_transition)).unwrap_err().promise, "P13");
+    }
 }
 
 #[test]
