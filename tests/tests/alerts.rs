@@ -46,6 +46,7 @@ fn receiver() -> (String, Receiver<Value>) {
 fn failing_requests_and_a_lost_writer_are_told_once_when_they_begin_and_once_when_they_end() {
     let mut cluster = Cluster::on_loopback(1).unwrap();
     cluster.start_all().unwrap();
+    cluster.wait_ring(&[0], LIMIT).unwrap();
     let (url, posts) = receiver();
     let rules = cluster.dir().join("alerts.toml");
     let text = format!(

@@ -148,11 +148,13 @@ fn the_page_shows_what_the_unified_log_says() {
 
     // Usable on a phone: nothing is wider than the window but what scrolls by itself.
     browser.resize(400, 900).unwrap();
-    let wide = browser
-        .run("const w = document.documentElement.clientWidth; return [...document.querySelectorAll('body *')].filter((e) => \
-              e.getBoundingClientRect().right > w + 1 && !e.closest('.scroll, .tail, .hidden, .skip')).map((e) => e.outerHTML.slice(0, 100))")
-        .unwrap();
-    assert_eq!(wide, serde_json::json!([]), "the page is wider than a phone");
+    // The charts follow the window when the browser tells them of its new size.
+    wait::until("a page as narrow as a phone", LIMIT, || {
+        let wide = browser.run("const w = document.documentElement.clientWidth; return [...document.querySelectorAll('body *')].filter((e) => \
+              e.getBoundingClientRect().right > w + 1 && !e.closest('.scroll, .tail, .hidden, .skip')).map((e) => e.outerHTML.slice(0, 100))").unwrap();
+        if wide == serde_json::json!([]) { Ok(()) } else { Err(wide) }
+    })
+    .unwrap();
     accessible(&browser);
     // The wrong filter above was answered with 400, which a browser reports by itself.
     let console: Vec<String> =

@@ -240,11 +240,12 @@ fn an_output_that_stands_still_costs_no_line_and_no_session() {
     let args = ["--output", &output, "--buffer", "1M", "--spill-dir", ".", "--no-state"];
     let mut process = writer(&cluster, "w", &args);
     let mut source = Source::new(&cluster, 1, 0);
-    source.lines(1, 60_000);
+    // Far more than fits into the memory, the pipe and the buffers between them.
+    source.lines(1, 200_000);
     process.wait_printed("lines wait on disk", LIMIT).unwrap();
-    source.lines(60_001, 90_000);
+    source.lines(200_001, 230_000);
     std::fs::write(&gate, "").unwrap();
-    wait_lines(&cluster, "slow", 90_000);
+    wait_lines(&cluster, "slow", 230_000);
     process.wait_printed("that waited on disk are taken", LIMIT).unwrap();
     process.signal(Signal::SIGUSR2).unwrap();
     process.wait_printed("spill_high_water=", LIMIT).unwrap();
