@@ -12,7 +12,7 @@
 //! | 32 | 2 | data length | bytes after the header | 96 |
 //! | 34 | 6 | padding, fragment | 0 | 0 |
 //!
-//! Senders of little-endian words set the bits of [`MARK`] in the type, others clear them; both are read.
+//! Senders of little-endian words set the bits of `MARK` in the type, others clear them; both are read.
 //!
 //! spec: monitor-protocol 2, 3
 
