@@ -270,7 +270,7 @@ Examples:
 pub struct ShipArgs {
     /// The name of the files, as in --output of the writer.
     pub file: String,
-    /// Where to: clickhouse:http://[user:password@]host:port/?table=NAME.
+    /// Where to: `clickhouse:http://[user:password@]host:port/?table=NAME`.
     #[arg(long, value_name = "SINK")]
     pub to: String,
     /// LogFormat of the lines, or common, combined, vhost_combined. Default: these three are tried.

@@ -5,7 +5,7 @@
 //! next timer fires; a daemon dies, or is cut off; a message is submitted. Each daemon has its own clock, which
 //! only its timers move, so a timer may fire at any moment relative to all others. Faults and timers are bounded
 //! by [`Bounds`], and so is the depth; within these bounds nothing is left out. States that are equal are visited
-//! once ([`Ring::fingerprint`]). Signs of life do not arrive during the exploration.
+//! once (`Ring::fingerprint`). Signs of life do not arrive during the exploration.
 //!
 //! At the end of each branch the network heals and time goes on in good order until everything has settled (G10),
 //! and the logs of all daemons go through the oracle (G1 to G9).

@@ -7,7 +7,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`records`] | lines of a file with their numbers |
-//! | [`parquet`] | complete files as Parquet (feature `parquet`) |
+//! | `parquet` | complete files as Parquet (feature `parquet`) |
 //! | [`clickhouse`] | rows for ClickHouse over HTTP |
 
 pub mod clickhouse;
