@@ -6,6 +6,8 @@ use spread_ring::{ConfId, Mid, Service};
 
 use super::{MS, NOTICE, SETTLE_MAX, Step, World, show, violation};
 use crate::log::{Entry, Line};
+use crate::oracle::Violation;
+use crate::plan::Fault;
 
 /// After the ring is whole, it must stay so for this many T_token.
 const QUIET: u64 = 12;
@@ -22,40 +24,18 @@ impl World {
         self.note_world(|| "the faults end".to_owned());
         self.ambushes.clear();
         let Some(parts) = self.clean_parts() else { return self.settle_roughly() };
-        let begin = self.now;
-        // A ring whose members were just cut off looks whole until they notice.
-        self.run_until(self.now + NOTICE * self.t_token())?;
-        while !self.is_whole(&parts) {
-            if self.now - begin > SETTLE_MAX {
-                return violation(
-                    "G10",
-                    format!("no rest after {} ms: {}", SETTLE_MAX / MS, self.describe()),
-                );
+        let mut first = true;
+        while !self.comes_to_rest(&parts)? {
+            // Four tokens of one rotation can be lost by chance, once in some 100 000 histories: no daemon can
+            // know better than to form anew. Twice in a row is none.
+            if !(first && self.loss_stays()) {
+                return violation("G10", format!("new installs after all was whole: {}", self.describe()));
             }
-            self.run_until(self.now + 20 * MS)?;
+            first = false;
         }
-        self.note_world(|| "all are where they belong".to_owned());
-        // Packets of the time before may still be on their way.
-        self.run_until(self.now + self.t_token())?;
-        let installs = self.installs();
-        self.probe()?;
-        self.deliver_all()?;
-        if self.plan.groups.is_some() {
-            self.last_words()?;
-            self.deliver_all()?;
-            parts.iter().try_for_each(|part| self.tables_agree(part))?;
-        }
-        self.run_until(self.now + QUIET * self.t_token())?;
-        self.read_everything()?;
         // Time limits cannot hold between clocks that differ by more than what they leave room for.
         if self.skew() > 1300 {
             return Ok(());
-        }
-        if self.installs() != installs {
-            return violation("G10", format!("new installs after all was whole: {}", self.describe()));
-        }
-        if !self.is_whole(&parts) {
-            return violation("G10", format!("no longer whole: {}", self.describe()));
         }
         // All of a part have delivered the same in their last configuration.
         let mut totals: Vec<(ConfId, usize)> = Vec::new();
@@ -75,6 +55,39 @@ impl World {
         }
         self.group_log.rest = Some(parts);
         Ok(())
+    }
+
+    /// All come together, deliver what was submitted, and stay together. False if they formed anew afterwards.
+    fn comes_to_rest(&mut self, parts: &[Vec<usize>]) -> Result<bool, Violation> {
+        let begin = self.now;
+        // A ring whose members were just cut off looks whole until they notice.
+        self.run_until(self.now + NOTICE * self.t_token())?;
+        while !self.is_whole(parts) {
+            if self.now - begin > SETTLE_MAX {
+                let what = format!("no rest after {} ms: {}", SETTLE_MAX / MS, self.describe());
+                return Err(Violation { promise: "G10", what });
+            }
+            self.run_until(self.now + 20 * MS)?;
+        }
+        self.note_world(|| "all are where they belong".to_owned());
+        // Packets of the time before may still be on their way.
+        self.run_until(self.now + self.t_token())?;
+        let installs = self.installs();
+        self.probe()?;
+        self.deliver_all()?;
+        if self.plan.groups.is_some() {
+            self.last_words()?;
+            self.deliver_all()?;
+            parts.iter().try_for_each(|part| self.tables_agree(part))?;
+        }
+        self.run_until(self.now + QUIET * self.t_token())?;
+        self.read_everything()?;
+        Ok(self.skew() > 1300 || self.installs() == installs && self.is_whole(parts))
+    }
+
+    /// Packets go on being lost, for ever.
+    fn loss_stays(&self) -> bool {
+        self.faults.iter().any(|f| f.stays && matches!(f.fault, Fault::Loss(_) | Fault::DataLoss(_)))
     }
 
     pub(super) fn t_token(&self) -> u64 {
