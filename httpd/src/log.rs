@@ -5,12 +5,22 @@ use std::ffi::{CString, c_int};
 use std::panic::Location;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use crate::ffi;
 use crate::pool::Pool;
 
 /// Index that the server gave to this module: `[log_spread:warn]` and `LogLevel log_spread:debug` come from it.
 static MODULE_INDEX: AtomicI32 = AtomicI32::new(-1);
+
+/// The records behind [`Log`] are gone or about to go.
+static CLOSED: RwLock<bool> = RwLock::new(false);
+
+/// The process ends: nothing is written any more. Waits for what is being written. A thread of a module that outlives
+/// its time limit must not touch the server's records, whose pools end before the process does.
+pub fn close() {
+    *CLOSED.write().unwrap_or_else(PoisonError::into_inner) = true;
+}
 
 pub(crate) fn set_module_index(index: c_int) {
     MODULE_INDEX.store(index, Ordering::Relaxed);
@@ -59,6 +69,10 @@ impl Log {
     /// Writes one message, if its level is wanted.
     #[track_caller]
     pub fn write(self, level: Level, text: &str) {
+        let closed = CLOSED.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return;
+        }
         let place = Location::caller();
         let (file, text) = (c_text(place.file()), c_text(text));
         let line = c_int::try_from(place.line()).unwrap_or(0);

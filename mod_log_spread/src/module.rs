@@ -178,6 +178,8 @@ impl Module for LogSpread {
             if let Some(child) = child {
                 child.end();
             }
+            // Threads that are late go on until the process ends, and the server's records end before it.
+            httpd::log::close();
         });
     }
 

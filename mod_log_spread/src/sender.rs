@@ -301,15 +301,11 @@ impl SenderThread {
         }
     }
 
-    /// Waits a moment for more lines, so that frames are worth their head.
+    /// Waits a moment for more lines: frames are then worth their head, and plain lines go out, and through the daemon
+    /// and to the log writers, many to a system call.
     fn batch_wait(&self, records: &mut VecDeque<log_stream::Record>) {
-        let framed = self.link.streams.iter().any(|s| s.wire == log_stream::Wire::Framed);
         let bytes: usize = records.iter().map(log_stream::Record::cost).sum();
-        if framed
-            && !records.is_empty()
-            && bytes < self.global.batch_bytes
-            && !self.global.batch_wait.is_zero()
-        {
+        if !records.is_empty() && bytes < self.global.batch_bytes && !self.global.batch_wait.is_zero() {
             thread::sleep(self.global.batch_wait);
         }
     }
