@@ -18,6 +18,7 @@
 use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+pub use crc32c::crc32c;
 
 use crate::MESSAGE_BYTES_MAX;
 
@@ -254,53 +255,6 @@ impl Frame {
     pub fn number(&self, key: &str) -> Option<u64> {
         std::str::from_utf8(self.value(key)?).ok()?.parse().ok()
     }
-}
-
-/// CRC-32C (Castagnoli) of some bytes.
-pub fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = !0u32;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let low = crc ^ u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-        let high = u32::from_le_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]);
-        let [a, b, c, d] = low.to_le_bytes();
-        let [e, f, g, h] = high.to_le_bytes();
-        let bytes = [h, g, f, e, d, c, b, a];
-        crc = bytes.iter().zip(&TABLES).fold(0, |crc, (byte, table)| crc ^ table[usize::from(*byte)]);
-    }
-    for byte in chunks.remainder() {
-        crc = crc >> 8 ^ TABLES[0][((crc ^ u32::from(*byte)) & 0xff) as usize];
-    }
-    !crc
-}
-
-/// Eight bytes a step: table k holds the effect of a byte that k more bytes follow.
-static TABLES: [[u32; 256]; 8] = tables();
-
-const fn tables() -> [[u32; 256]; 8] {
-    let mut tables = [[0u32; 256]; 8];
-    let mut byte = 0u32;
-    while byte < 256 {
-        let mut crc = byte;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-            bit += 1;
-        }
-        tables[0][byte as usize] = crc;
-        byte += 1;
-    }
-    let mut k = 1;
-    while k < 8 {
-        let mut i = 0;
-        while i < 256 {
-            let before = tables[k - 1][i];
-            tables[k][i] = before >> 8 ^ tables[0][(before & 0xff) as usize];
-            i += 1;
-        }
-        k += 1;
-    }
-    tables
 }
 
 #[cfg(test)]
