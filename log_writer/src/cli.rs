@@ -250,13 +250,14 @@ Examples:
   log_writer audit --json /var/log/site4-2026-11-*.log.gz
   log_writer audit access.log --compare /net/log2/access.log")]
     Audit(AuditArgs),
-    /// Follows the files of a log writer and gives their lines to a database, at least once, with resume.
+    /// Follows the files of a log writer and gives their lines to a database or broker, at least once, with resume.
     ///
-    /// The position is kept only after the database has answered; a writer is never held up.
+    /// The position is kept only after the receiver has confirmed; a writer is never held up.
     #[command(after_help = "\
 Examples:
   log_writer ship access.log --to 'clickhouse:http://ch:8123/?table=logs.access'
-  log_writer ship '/var/log/site4-%F.log' --to 'clickhouse:http://user:word@ch:8123/?table=logs.access'")]
+  log_writer ship '/var/log/site4-%F.log' --to 'clickhouse:http://user:word@ch:8123/?table=logs.access'
+  log_writer ship '/var/log/site4-%F.log' --to 'kafka:broker1:9092,broker2:9092/access-%{group}'")]
     Ship(ShipArgs),
     /// Prints the records of an audit index as JSON lines.
     Index {
@@ -270,9 +271,16 @@ Examples:
 pub struct ShipArgs {
     /// The name of the files, as in --output of the writer.
     pub file: String,
-    /// Where to: `clickhouse:http://[user:password@]host:port/?table=NAME`.
+    /// Where to: `clickhouse:http://[user:password@]host:port/?table=NAME`, or `kafka:HOST[:PORT],.../TOPIC` where
+    /// built in (`%{group}` in the topic is the group of a line).
     #[arg(long, value_name = "SINK")]
     pub to: String,
+    /// Form of the lines: json, and for Kafka raw, meta [default: json].
+    #[arg(long, value_name = "FORM")]
+    pub format: Option<String>,
+    /// For Kafka: file with settings of librdkafka, `name=value` in each line (TLS, SASL, compression).
+    #[arg(long, value_name = "FILE")]
+    pub sink_config: Option<PathBuf>,
     /// LogFormat of the lines, or common, combined, vhost_combined. Default: these three are tried.
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,

@@ -5,6 +5,19 @@ use access_log::Format as LineFormat;
 use base64::Engine as _;
 use log_stream::SourceId;
 
+/// Where a line comes from. No two lines have the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin<'a> {
+    /// Group.
+    pub group: &'a [u8],
+    /// Source.
+    pub source: SourceId,
+    /// Number of the message in the group.
+    pub seq: u64,
+    /// Place among the lines of its message; most messages have one line.
+    pub part: u64,
+}
+
 /// Forms of lines.
 #[derive(Clone, Debug, Default)]
 pub enum Form {
@@ -13,7 +26,7 @@ pub enum Form {
     Raw,
     /// As received, with ` source=... seq=...` at the end.
     Meta,
-    /// One JSON object: the fields of the line, its source and number.
+    /// One JSON object: the fields of the line, its group, source and number.
     Json(Box<Json>),
 }
 
@@ -71,13 +84,13 @@ impl Form {
     }
 
     /// Appends the line in this form to `out`. A missing line feed at the end is added.
-    pub fn write(&self, line: &[u8], origin: Option<(SourceId, u64)>, out: &mut Vec<u8>) {
+    pub fn write(&self, line: &[u8], origin: Option<Origin<'_>>, out: &mut Vec<u8>) {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         match self {
             Self::Raw => out.extend_from_slice(text),
             Self::Meta => {
                 out.extend_from_slice(text);
-                if let Some((source, seq)) = origin {
+                if let Some(Origin { source, seq, .. }) = origin {
                     out.extend_from_slice(format!(" source={source} seq={seq}").as_bytes());
                 }
             }
@@ -88,7 +101,7 @@ impl Form {
 }
 
 impl Json {
-    fn write(&self, line: &[u8], text: &[u8], origin: Option<(SourceId, u64)>, out: &mut Vec<u8>) {
+    fn write(&self, line: &[u8], text: &[u8], origin: Option<Origin<'_>>, out: &mut Vec<u8>) {
         let mut object = Object { out, first: true };
         object.out.push(b'{');
         let whole: Vec<u8>;
@@ -106,9 +119,11 @@ impl Json {
             let raw = base64::engine::general_purpose::STANDARD.encode(text);
             object.text("raw_b64", Some(raw.as_bytes()));
         }
-        if let Some((source, seq)) = origin {
-            object.text("source", Some(source.to_string().as_bytes()));
-            object.number("seq", Some(seq));
+        if let Some(origin) = origin {
+            object.text("group", Some(origin.group));
+            object.text("source", Some(origin.source.to_string().as_bytes()));
+            object.number("seq", Some(origin.seq));
+            object.number("part", Some(origin.part).filter(|part| *part > 0));
         }
         object.out.push(b'}');
     }
@@ -188,7 +203,8 @@ mod tests {
     use super::*;
 
     const LINE: &[u8] = b"192.0.2.4 - bob [10/Oct/2000:13:55:36 -0700] \"GET /a\\\"b\\xff HTTP/1.1\" 200 5\n";
-    const ORIGIN: Option<(SourceId, u64)> = Some((SourceId([0xab; 16]), 7));
+    const ORIGIN: Option<Origin<'_>> =
+        Some(Origin { group: b"site4", source: SourceId([0xab; 16]), seq: 7, part: 0 });
 
     fn json(line: &[u8]) -> serde_json::Value {
         let mut out = Vec::new();
@@ -205,9 +221,11 @@ mod tests {
         assert_eq!((&value["status"], &value["bytes"]), (&200.into(), &5.into()));
         assert_eq!(value["target"], "/a\"b\u{fffd}");
         assert_eq!(value["time_us"], 971_211_336_000_000u64);
-        assert_eq!(value["seq"], 7);
+        assert_eq!((&value["group"], &value["seq"]), (&"site4".into(), &7.into()));
         assert_eq!(value["source"], "ab".repeat(16));
-        assert!(value.get("referer").is_none() && value.get("raw_b64").is_none());
+        assert!(
+            value.get("part").is_none() && value.get("referer").is_none() && value.get("raw_b64").is_none()
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use log_writer::rotate::{Rotation, Template};
 use log_writer::run::{self, Failure};
 use log_writer::settings::configuration;
 use log_writer::ship::Ship;
-use log_writer::sink::clickhouse::ClickHouse;
+use log_writer::sink;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -67,12 +67,14 @@ fn init_log(args: &Args) -> Result<(), Failure> {
 fn ship(args: &ShipArgs) -> Result<(), Failure> {
     let usage = |error: anyhow::Error| Failure::Usage(error);
     let template = Template::parse(&args.file).map_err(|e| usage(anyhow::anyhow!("{:?}: {e}", args.file)))?;
-    let url = args
-        .to
-        .strip_prefix("clickhouse:")
-        .context("--to clickhouse:http://... is expected")
-        .map_err(usage)?;
-    let mut sink = ClickHouse::new(url, args.log_format.as_deref()).map_err(usage)?;
+    // Signals first: threads of a sink are not to take them.
+    let stop = run::stop_flag().map_err(Failure::Failed)?;
+    let options = sink::Options {
+        format: args.format.clone(),
+        log_format: args.log_format.clone(),
+        config: args.sink_config.clone(),
+    };
+    let mut sink = sink::open(&args.to, &options, &stop).map_err(usage)?;
     let beside = |suffix| with_suffix(&template.without_time(), suffix);
     let ship = Ship {
         position: args.position.clone().unwrap_or_else(|| beside(".shipped")),
@@ -82,8 +84,7 @@ fn ship(args: &ShipArgs) -> Result<(), Failure> {
         once: args.once,
         plan: Rotation::new(template),
     };
-    let stop = run::stop_flag().map_err(Failure::Failed)?;
-    let lines = ship.run(&mut sink, &stop).map_err(Failure::Failed)?;
+    let lines = ship.run(&mut *sink, &stop).map_err(Failure::Failed)?;
     tracing::info!(lines, "Shipped.");
     Ok(())
 }

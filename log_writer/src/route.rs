@@ -13,7 +13,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::archive::Job;
 use crate::config::{LogConfig, SessionConfig};
-use crate::format::Form;
+use crate::format::{Form, Origin};
 use crate::index::Event;
 use crate::output::{OpenOptionsOf, Output, Target};
 use crate::repair::Torn;
@@ -250,6 +250,7 @@ impl Router {
     /// the source of the message and its number.
     pub fn append(&mut self, group: &Bytes, payload: &[u8], origin: Option<(SourceId, u64)>) {
         let Some(routes) = self.routes.get_mut(group) else { return };
+        let of_line = |part| origin.map(|(source, seq)| Origin { group, source, seq, part });
         for route in routes {
             let lines = match route.to {
                 To::Nowhere => continue,
@@ -266,7 +267,7 @@ impl Router {
                         {
                             let line = rewritten(&route.rewrite, &mut route.latest, line, &mut self.scratch);
                             self.formed.clear();
-                            route.form.write(line, origin, &mut self.formed);
+                            route.form.write(line, of_line(lines), &mut self.formed);
                             slot.make_room(self.formed.len(), &mut self.sealed);
                             slot.output.append(&self.formed);
                             lines += 1;
@@ -280,7 +281,7 @@ impl Router {
                     {
                         let (buffer, rest) = self.vhosts[place].buffer(line);
                         let line = rewritten(&route.rewrite, &mut route.latest, rest, &mut self.scratch);
-                        route.form.write(line, origin, buffer);
+                        route.form.write(line, of_line(lines), buffer);
                         lines += 1;
                     }
                     self.vhosts[place].count(lines);

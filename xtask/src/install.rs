@@ -26,6 +26,17 @@ pub(crate) const HOSTS: &[Package] = &[("iproute2", "ip"), ("nftables", "nft")];
 /// The interpreter for the example in Python.
 pub(crate) const PYTHON: &[Package] = &[("python3-minimal", "python3")];
 
+/// The client library of Kafka, which has a mock broker.
+pub(crate) const KAFKA: &[Package] = &[
+    ("librdkafka-dev", "/usr/include/librdkafka/rdkafka.h"),
+    ("pkg-config", "pkg-config"),
+    ("gcc", "gcc"),
+    ("libc6-dev", "/usr/include/stdio.h"),
+];
+
+/// A real server for `log_writer ship`.
+pub(crate) const CLICKHOUSE: &[Package] = &[("clickhouse-server", "clickhouse-server")];
+
 /// A browser for the test of the web page.
 pub(crate) const BROWSER: &[Package] = &[("chromium", "chromium"), ("chromium-driver", "chromedriver")];
 

@@ -15,7 +15,8 @@ Usage: cargo xtask COMMAND [ARGUMENTS]
   demo            build everything, start a small cluster with Apache on this machine and show its unified
                   log growing; Ctrl-C ends it
   test [FILTER]   run all tests, as CI does
-  test-sinks      the tests of log_writer with the features that build long (zstd, parquet); not part of `test`
+  test-sinks      lints and tests of log_writer with the features that are off by default (zstd, parquet, kafka), and
+                  against a real ClickHouse server; of these, `test` has those of kafka only
   check           formatting, lints, documentation; changes nothing
   fix             format and apply what the lints suggest
   bench NAME      benchmarks; without a name, lists them
@@ -39,9 +40,7 @@ fn main() -> ExitCode {
     let result = match command {
         "demo" => demo(rest),
         "test" => test(rest),
-        "test-sinks" => {
-            run(cargo(&["test", "--package", "log_writer", "--features", "zstd,parquet"]).args(rest))
-        }
+        "test-sinks" => test_sinks(rest),
         "check" => check(),
         "fix" => fix(),
         "bench" => bench(rest),
@@ -162,6 +161,7 @@ fn test(args: &[String]) -> Result<()> {
     install::packages(install::HOSTS)?;
     install::packages(install::BROWSER)?;
     install::packages(install::PYTHON)?;
+    install::packages(install::KAFKA)?;
     build(Profile::Debug, &[])?;
     // The programs under test are the ones just built; the tests need not ask cargo again.
     let built = [("SPREAD_TESTS_BUILT", "1")];
@@ -173,11 +173,22 @@ fn test(args: &[String]) -> Result<()> {
     }
     if args.is_empty() {
         run(&mut cargo(&["test", "--workspace", "--doc"]))?;
+        // The mock broker; the default build has no Kafka.
+        run(&mut cargo(&["test", "--package", "log_writer", "--features", "kafka", "--test", "kafka"]))?;
         // Apart from the rest: the engines of the tests and of the product are built without this feature.
         let oracles = ["run", "--quiet", "--package", "sim", "--features", "mutations"];
         run(cargo(&oracles).args(["--", "--mutations", "--known"]))?;
     }
     Ok(())
+}
+
+fn test_sinks(args: &[String]) -> Result<()> {
+    install::packages(install::KAFKA)?;
+    install::packages(install::CLICKHOUSE)?;
+    let sinks = ["--package", "log_writer", "--features", "zstd,parquet,kafka"];
+    run(cargo(&["clippy", "--all-targets"]).args(sinks).args(["--", "-D", "warnings"]))?;
+    let mut command = cargo(&["test", "--lib", "--bins", "--tests"]);
+    run(command.args(sinks).args(args).args(["--", "--include-ignored"]))
 }
 
 /// Features of the client library that are checked alone; the workspace has the others together.

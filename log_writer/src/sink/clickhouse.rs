@@ -1,7 +1,7 @@
 //! Rows for ClickHouse: JSON lines in the body of an HTTP request (`INSERT ... FORMAT JSONEachRow`).
 //!
 //! A batch that was answered with 200 is stored; one without an answer is sent again, so the table should remove
-//! doubles by source and number (`ReplacingMergeTree`, see the reference).
+//! doubles by group, source and number (`ReplacingMergeTree`, see the reference).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use base64::Engine as _;
 
-use super::{Record, Sink};
+use super::{Origin, Record, Sink};
 use crate::format::Form;
 
 /// Longest time for connecting, and between two pieces of an answer.
@@ -105,8 +105,7 @@ impl ClickHouse {
 
 impl Sink for ClickHouse {
     fn put(&mut self, record: &Record) -> anyhow::Result<()> {
-        let origin = record.origin.as_ref().map(|o| (o.source, o.seq));
-        self.form.write(&record.line, origin, &mut self.body);
+        self.form.write(&record.line, record.origin.as_ref().map(Origin::of_line), &mut self.body);
         Ok(())
     }
 
@@ -154,10 +153,11 @@ mod tests {
         let (address, served) = server(&["404 Not Found", "200 OK"]);
         let mut sink =
             ClickHouse::new(&format!("http://u:p@{address}/?table=logs.access"), None).expect("good");
-        let origin = super::super::Origin {
+        let origin = Origin {
             group: bytes::Bytes::from_static(b"g"),
             source: log_stream::SourceId([1; 16]),
             seq: 7,
+            part: 0,
         };
         let line = b"h - - [10/Oct/2000:13:55:36 -0700] \"GET /\" 200 5\n".to_vec();
         let record = Record { line, origin: Some(origin) };

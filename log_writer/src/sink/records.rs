@@ -18,8 +18,17 @@ pub struct Origin {
     pub group: Bytes,
     /// Source.
     pub source: SourceId,
-    /// Number.
+    /// Number of the message.
     pub seq: u64,
+    /// Place among the lines of the message.
+    pub part: u64,
+}
+
+impl Origin {
+    /// For the forms of lines.
+    pub fn of_line(&self) -> crate::format::Origin<'_> {
+        crate::format::Origin { group: &self.group, source: self.source, seq: self.seq, part: self.part }
+    }
 }
 
 /// A line.
@@ -112,8 +121,18 @@ impl Records {
 struct Origins {
     reader: Reader<Box<dyn Read>>,
     sources: Vec<(Bytes, SourceId)>,
-    /// (place of the source, number of the next line, step, lines).
-    runs: VecDeque<(Option<usize>, u64, u64, u64)>,
+    runs: VecDeque<Run>,
+}
+
+/// Lines of one source, one after another.
+struct Run {
+    /// Place of the source.
+    source: Option<usize>,
+    seq: u64,
+    part: u64,
+    /// All lines are of one message.
+    same: bool,
+    left: u64,
 }
 
 impl Origins {
@@ -124,15 +143,18 @@ impl Origins {
     fn next_line(&mut self) -> io::Result<Option<Origin>> {
         loop {
             match self.runs.front_mut() {
-                Some((_, _, _, 0)) => drop(self.runs.pop_front()),
-                Some((place, seq, step, left)) => {
-                    let origin = place.and_then(|p| self.sources.get(p)).map(|(group, source)| Origin {
+                Some(Run { left: 0, .. }) => drop(self.runs.pop_front()),
+                Some(run) => {
+                    let source = run.source.and_then(|p| self.sources.get(p));
+                    let origin = source.map(|(group, source)| Origin {
                         group: group.clone(),
                         source: *source,
-                        seq: *seq,
+                        seq: run.seq,
+                        part: run.part,
                     });
-                    *seq += *step;
-                    *left -= 1;
+                    run.left -= 1;
+                    let next = if run.same { &mut run.part } else { &mut run.seq };
+                    *next = next.wrapping_add(1);
                     return Ok(origin);
                 }
                 None => match self.reader.block().map_err(io::Error::other)? {
@@ -148,12 +170,14 @@ impl Origins {
             match record {
                 index::Record::Source { id, group, .. } => self.sources.push((group, id)),
                 index::Record::Lines { source, seq, count } => {
-                    self.runs.push_back((Some(source), seq, 1, count))
+                    self.runs.push_back(Run { source: Some(source), seq, part: 0, same: false, left: count });
                 }
                 index::Record::Multi { source, seq, lines } => {
-                    self.runs.push_back((Some(source), seq, 0, lines))
+                    self.runs.push_back(Run { source: Some(source), seq, part: 0, same: true, left: lines });
                 }
-                index::Record::Plain(lines) => self.runs.push_back((None, 0, 0, lines)),
+                index::Record::Plain(lines) => {
+                    self.runs.push_back(Run { source: None, seq: 0, part: 0, same: true, left: lines });
+                }
                 _ => {}
             }
         }
