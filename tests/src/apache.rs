@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::process::Process;
 use crate::wait;
@@ -60,10 +61,11 @@ const MODULES: &str = "/usr/lib/apache2/modules";
 
 impl Apache {
     /// Writes the configuration into `<dir>/<name>/`, starts the server with `command` (which runs `apache2`
-    /// where it shall run: see [`Host::command`](crate::netns::Host::command)) and waits until it answers.
+    /// where it shall run: see [`Host::command`](crate::netns::Host::command)) and waits until it has started and can
+    /// be reached.
     ///
     /// # Errors
-    /// If the configuration is refused or the server does not answer: what it printed and logged.
+    /// If the configuration is refused, the server ends, or it does not answer: what it printed and logged.
     pub fn start(
         dir: &Path,
         setup: Setup,
@@ -76,15 +78,28 @@ impl Apache {
         // In the foreground: the process that we started is the one that we end.
         server.arg("-f").arg(root.join("httpd.conf")).arg("-DFOREGROUND");
         let process = Process::start(&format!("{}-stdout", setup.name), dir, server)?;
-        let apache = Self { setup, process, root };
-        let answer =
-            wait::until(&format!("{} to answer", apache.setup.name), Duration::from_secs(30), || {
-                if reachable(apache.setup.listen) { Ok(()) } else { Err(apache.process.printed()) }
-            });
-        match answer {
-            Ok(()) => Ok(apache),
-            Err(error) => bail!("{error}; its error log: {}", apache.error_log()),
-        }
+        let mut apache = Self { setup, process, root };
+        let Self { setup, process, root } = &mut apache;
+        let (pid_file, pid) = (root.join("logs/pid"), process.pid().to_string());
+        let started = wait::until(&format!("{} to answer", setup.name), Duration::from_secs(30), || {
+            // An answer alone says little: the port is open before the modules have agreed to start, and somebody
+            // else may have it. Its process id is written behind both.
+            let ready =
+                fs::read_to_string(&pid_file).is_ok_and(|text| text.trim() == pid) && reachable(setup.listen);
+            match (process.ended(), ready) {
+                (Some(status), _) => Ok(Err(status)),
+                (None, true) => Ok(Ok(())),
+                (None, false) => Err(process.printed()),
+            }
+        });
+        let error = match started {
+            Ok(Ok(())) => return Ok(apache),
+            Ok(Err(status)) => {
+                format!("{} ended with {status}: {}", apache.setup.name, apache.process.printed())
+            }
+            Err(error) => error.to_string(),
+        };
+        bail!("{error}; its error log: {}", apache.error_log())
     }
 
     /// As [`start`](Self::start) on this machine's loopback.
@@ -103,6 +118,11 @@ impl Apache {
     /// Its folder: `htdocs/`, `logs/`, `httpd.conf`.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Process id of the parent, which is that of its group of processes too.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
     }
 
     /// All of its error log.

@@ -66,6 +66,11 @@ impl Process {
         Ok(())
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

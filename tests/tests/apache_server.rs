@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use tests::apache::{Apache, Mpm, Setup, configtest, free_address};
@@ -24,4 +24,24 @@ fn each_mpm_serves_and_ends_and_a_bad_configuration_is_named() {
         let (accepted, words) = configtest(dir.path(), &bad).unwrap();
         assert!(!accepted && words.contains("NoSuchDirective"), "{words}");
     }
+}
+
+#[test]
+fn a_server_that_ends_has_not_started_whoever_answers_at_its_address() {
+    let dir = tempfile::tempdir().unwrap();
+    // Somebody else answers.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let setup = |name: &str, listen, config: &str| Setup {
+        name: name.into(),
+        listen,
+        mpm: Mpm::Event,
+        config: config.into(),
+    };
+    let taken = setup("taken", other.local_addr().unwrap(), "");
+    let error = Apache::start_here(dir.path(), taken).unwrap_err().to_string();
+    assert!(error.contains("taken ended with") && error.contains("could not bind"), "{error}");
+    // The port is open for a moment: the log is opened, and refused, after the port.
+    let refused = setup("refused", free_address().unwrap(), "CustomLog /nowhere/access.log common\n");
+    let error = Apache::start_here(dir.path(), refused).unwrap_err().to_string();
+    assert!(error.contains("refused ended with") && error.contains("/nowhere/access.log"), "{error}");
 }

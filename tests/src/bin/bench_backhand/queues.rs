@@ -8,6 +8,8 @@ use backhand::chain::NoExternal;
 use backhand::stat::{Flags, Live};
 use backhand::{Chain, Function, Micros, Random, RequestView, Server, ServerStat, Snapshot};
 
+use crate::traffic::exponential;
+
 fn chain(lines: &str) -> Result<Chain> {
     let mut chain = Chain::default();
     for line in lines.split(", ") {
@@ -33,7 +35,7 @@ fn server(load: u32) -> Option<Server> {
     Some(Server { stat, interval_ms: 1000, flags: Flags::default(), live: Live::default() })
 }
 
-const PAPER: &str = "byAge, byRandom, byLogWindow, byLoad";
+pub(crate) const PAPER: &str = "byAge, byRandom, byLogWindow, byLoad";
 
 /// The case of the paper: 1,000 requests between two announcements of ten servers.
 pub(crate) fn burst() {
@@ -114,11 +116,6 @@ pub(crate) fn queues(arrivals: u64) {
 
 const SERVERS: usize = 10;
 const INTERVAL: f64 = 33.0;
-
-pub(crate) fn exponential(random: &mut Random, mean: f64) -> f64 {
-    let unit = (random.next() >> 11) as f64 / (1u64 << 53) as f64;
-    -mean * (1.0 - unit).ln()
-}
 
 /// End of a job, ordered by time.
 #[derive(PartialEq)]

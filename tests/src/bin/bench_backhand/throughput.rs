@@ -1,0 +1,201 @@
+//! (a) and (b): what a request costs with the module and without, in many short turns side by side.
+//!
+//! A machine that does other things too changes from second to second. So turns are short, the two servers take them
+//! alternately, and each pair gives one ratio; the median of the ratios and its interval of confidence are shown. The
+//! CPU time of the servers for a request is shown beside the rate: what else runs makes requests late, but not longer.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use tests::apache::{Apache, Mpm, Setup, free_address};
+use tests::backhand::{Webs, load_modules};
+
+use crate::{Client, Options, median};
+
+const CLIENTS: usize = 8;
+
+/// A server under test.
+struct Side<'a> {
+    addr: SocketAddr,
+    target: &'a str,
+    /// Servers whose CPU time counts, by the id of their group of processes.
+    groups: Vec<i32>,
+    clients: Vec<Client>,
+}
+
+/// What a turn shows.
+struct Turn {
+    /// Requests per second.
+    rate: f64,
+    /// CPU time of the servers for a request, in microseconds.
+    cpu: f64,
+}
+
+impl<'a> Side<'a> {
+    fn new(addr: SocketAddr, target: &'a str, groups: Vec<i32>) -> Result<Self> {
+        let clients = (0..CLIENTS).map(|_| Client::new(addr)).collect::<Result<_>>()?;
+        Ok(Self { addr, target, groups, clients })
+    }
+
+    fn turn(&mut self, secs: f64) -> Result<Turn> {
+        let (target, cpu_before, begun) = (self.target, cpu_time(&self.groups)?, Instant::now());
+        let end = begun + Duration::from_secs_f64(secs);
+        let requests = thread::scope(|scope| {
+            let clients: Vec<_> = self
+                .clients
+                .iter_mut()
+                .map(|client| {
+                    scope.spawn(move || -> Result<u32> {
+                        let mut done = 0;
+                        while Instant::now() < end {
+                            client.get(target)?;
+                            done += 1;
+                        }
+                        Ok(done)
+                    })
+                })
+                .collect();
+            clients
+                .into_iter()
+                .map(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
+                .sum::<Result<u32>>()
+        })?;
+        let (requests, elapsed) = (f64::from(requests.max(1)), begun.elapsed().as_secs_f64());
+        let cpu = cpu_time(&self.groups)?.saturating_sub(cpu_before) as f64 / 1000.0 / requests;
+        Ok(Turn { rate: requests / elapsed, cpu })
+    }
+}
+
+/// Nanoseconds on a CPU so far of all living threads of these groups of processes.
+fn cpu_time(groups: &[i32]) -> Result<u64> {
+    let mut sum = 0;
+    for process in fs::read_dir("/proc")?.flatten() {
+        // Others come and go while we look.
+        let Ok(stat) = fs::read_to_string(process.path().join("stat")) else { continue };
+        let group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2)?.parse().ok());
+        if !group.is_some_and(|group| groups.contains(&group)) {
+            continue;
+        }
+        for thread in fs::read_dir(process.path().join("task")).into_iter().flatten().flatten() {
+            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            sum += text.split(' ').next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0);
+        }
+    }
+    Ok(sum)
+}
+
+/// Median of a sample with a 95 % interval for the median of all: order statistics, so no shape is assumed.
+fn interval(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let count = values.len() as f64;
+    let low = ((count - 1.96 * count.sqrt()) / 2.0).floor().max(0.0) as usize;
+    (median(values.clone()).0, values[low], values[values.len() - 1 - low])
+}
+
+/// Lets two servers take turns and prints the ratios.
+fn compare<'a>(
+    what: &str,
+    mut ours: Side<'a>,
+    mut theirs: Side<'a>,
+    aim: f64,
+    options: &Options,
+) -> Result<()> {
+    for side in [&mut ours, &mut theirs] {
+        // Their processes and caches get warm.
+        side.turn(options.turn_secs.max(0.5))?;
+    }
+    let (mut pairs, mut same) = (Vec::new(), Vec::new());
+    for number in 0..options.pairs {
+        // The order changes, so that neither is always the first one.
+        let (a, b) = if number.is_multiple_of(2) {
+            let a = ours.turn(options.turn_secs)?;
+            (a, theirs.turn(options.turn_secs)?)
+        } else {
+            let b = theirs.turn(options.turn_secs)?;
+            (ours.turn(options.turn_secs)?, b)
+        };
+        if let Some((_, before)) = pairs.last() {
+            let before: &Turn = before;
+            same.push(b.rate / before.rate);
+        }
+        pairs.push((a, b));
+    }
+    let rates = interval(pairs.iter().map(|(a, b)| a.rate / b.rate).collect());
+    let cpus = interval(pairs.iter().map(|(a, b)| a.cpu / b.cpu.max(1e-9)).collect());
+    let middle = |of: &dyn Fn(&(Turn, Turn)) -> f64| median(pairs.iter().map(of).collect()).0;
+    let show = |(middle, low, high): (f64, f64, f64)| format!("{middle:.3} [{low:.3}, {high:.3}]");
+    let verdict = match rates {
+        (_, low, _) if low >= aim => "met",
+        (_, _, high) if high < aim => "missed",
+        _ => "not decided: it lies in the interval",
+    };
+    println!("{what} ({}, {} pairs of turns of {} s)", ours.addr, options.pairs, options.turn_secs);
+    println!(
+        "    requests/s        {:>8.0} / {:>8.0} = {}   aim {aim}: {verdict}",
+        middle(&|p| p.0.rate),
+        middle(&|p| p.1.rate),
+        show(rates)
+    );
+    println!(
+        "    server CPU        {:>5.1} us / {:>5.1} us = {} for a request",
+        middle(&|p| p.0.cpu),
+        middle(&|p| p.1.cpu),
+        show(cpus)
+    );
+    if !same.is_empty() {
+        println!("    the second server against itself, a turn later: {}", show(interval(same)));
+    }
+    Ok(())
+}
+
+/// As in the configuration that Apache ships: without `AllowOverride None` a request that is mapped to a file looks for
+/// `.htaccess` in each folder above it, one that `ProxyPass` takes does not.
+const MORE: &str = "MaxKeepAliveRequests 0\nServerLimit 2\nStartServers 2\nThreadsPerChild 25\nMaxRequestWorkers 50\n\
+                    <Directory />\nAllowOverride None\n</Directory>\n";
+
+/// The same modules but ours.
+fn other_modules() -> Result<String> {
+    Ok(load_modules()?.lines().filter(|l| !l.contains("backhand")).map(|l| format!("{l}\n")).collect())
+}
+
+fn group(apache: &Apache) -> i32 {
+    apache.pid().as_raw()
+}
+
+pub(crate) fn local_overhead(options: &Options) -> Result<()> {
+    let chain = "<Location /who>\nBackhand byAge\nBackhand byRandom\nBackhand byLogWindow\nBackhand byLoad\n</Location>\n";
+    let webs = Webs::start(1, Mpm::Event, |_, _| format!("{MORE}{chain}"))?;
+    webs.wait_all_up()?;
+    let dir = tempfile::tempdir()?;
+    let config = format!("{}TypesConfig /dev/null\nKeepAliveTimeout 5\n{MORE}", other_modules()?);
+    let plain = Setup { name: "plain".into(), listen: free_address()?, mpm: Mpm::Event, config };
+    let plain = Apache::start_here(dir.path(), plain)?;
+    fs::write(plain.root().join("htdocs/who"), "www-1\n")?;
+    let ours = Side::new(webs.web(1).address(), "/who", vec![group(webs.web(1))])?;
+    let theirs = Side::new(plain.address(), "/who", vec![group(&plain)])?;
+    compare("(a) a chain that serves here / no module", ours, theirs, 0.99, options)
+}
+
+pub(crate) fn proxied(options: &Options) -> Result<()> {
+    let webs = Webs::start(2, Mpm::Event, |n, _| {
+        if n == 1 {
+            format!("{MORE}<Location /who>\nBackhand byAge\nBackhand removeSelf\n</Location>\n")
+        } else {
+            MORE.to_owned()
+        }
+    })?;
+    webs.wait_all_up()?;
+    let dir = tempfile::tempdir()?;
+    let pass = format!("ProxyPass /who http://{}/who\nProxyPreserveHost On\n", webs.web(2).address());
+    let config = format!("{}TypesConfig /dev/null\nKeepAliveTimeout 5\n{MORE}{pass}", other_modules()?);
+    let plain = Setup { name: "plain".into(), listen: free_address()?, mpm: Mpm::Event, config };
+    let plain = Apache::start_here(dir.path(), plain)?;
+    // The server that answers is the same one; it also has to believe our header.
+    let (front, back) = (group(webs.web(1)), group(webs.web(2)));
+    let ours = Side::new(webs.web(1).address(), "/who", vec![front, back])?;
+    let theirs = Side::new(plain.address(), "/who", vec![group(&plain), back])?;
+    compare("(b) proxied / ProxyPass with connections that stay open", ours, theirs, 0.95, options)
+}
