@@ -183,7 +183,9 @@ pub fn up(page: &Value) -> Vec<&str> {
 /// # Errors
 /// If it does not answer with one.
 pub fn status(web: &Apache) -> anyhow::Result<Value> {
-    let answer = get(web.address(), "/backhand/?json")?;
+    // Of HTTP/1.0: in one piece, however long.
+    let head = "GET /backhand/?json HTTP/1.0\r\nHost: www.example.com\r\n\r\n";
+    let answer = request(None, web.address(), head, b"")?;
     serde_json::from_str(&answer.body).with_context(|| answer.body)
 }
 

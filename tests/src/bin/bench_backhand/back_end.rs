@@ -199,7 +199,7 @@ pub(crate) fn beat(fronts: &[SocketAddr], back_ends: &[Arc<BackEnd>], interval: 
         fronts.iter().flat_map(|front| back_ends.iter().map(|b| (*front, Arc::clone(b)))).collect();
     let mut clients: Vec<Option<Client>> = places.iter().map(|_| None).collect();
     let gap = interval / u32::try_from(places.len().max(1)).unwrap_or(1);
-    background.add(move || {
+    let mut round = move |gap: Duration| {
         for ((front, back_end), client) in places.iter().zip(&mut clients) {
             thread::sleep(gap);
             if !back_end.is_alive() {
@@ -208,13 +208,16 @@ pub(crate) fn beat(fronts: &[SocketAddr], back_ends: &[Arc<BackEnd>], interval: 
             let busy = back_end.present.load(Ordering::Relaxed);
             let port = back_end.addr.port();
             let body = format!("v=1&ready={}&busy={busy}&port={port}", SLOTS.saturating_sub(busy));
-            let request =
-                format!("POST /beat HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let length = body.len();
+            let request = format!("POST /beat HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
             let connected = client.take().map_or_else(|| Client::from(Some(*back_end.addr.ip()), *front), Ok);
             // The next one follows if this is lost.
             *client = connected.and_then(|mut c| c.ask(&request).map(|()| c)).ok();
         }
-    });
+    };
+    // All are known before the first request.
+    round(Duration::ZERO);
+    background.add(move || round(gap));
     background
 }
 

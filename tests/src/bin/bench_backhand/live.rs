@@ -5,7 +5,7 @@
 // spec: load-balancing-evaluation 6
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -264,6 +264,9 @@ fn show(workload: &Workload, cells: &[Cell], runs: &[Vec<Seen>]) -> Result<()> {
             mean(&mut runs.iter().flat_map(|seen| seen.shares.iter().copied())),
             runs.iter().map(|seen| seen.failed).sum::<usize>(),
         );
+        if let Some(why) = runs.iter().find_map(|seen| seen.why.as_ref()) {
+            println!("      the first failure: {why}");
+        }
     }
     Ok(())
 }
@@ -299,7 +302,7 @@ fn cpu() -> Result<(f64, f64)> {
 }
 
 const MORE: &str = "MaxKeepAliveRequests 0\nKeepAliveTimeout 60\nServerLimit 2\nStartServers 2\nThreadLimit 256\n\
-                    ThreadsPerChild 256\nMaxRequestWorkers 512\n";
+                    ThreadsPerChild 256\nMaxRequestWorkers 512\nMaxSpareThreads 512\n";
 
 /// A front with mod_proxy_balancer.
 fn balancer(dir: &Path, number: u8, cells: &[Cell]) -> Result<Apache> {
@@ -310,6 +313,9 @@ fn balancer(dir: &Path, number: u8, cells: &[Cell]) -> Result<Apache> {
     for name in ["slotmem_shm", "proxy_balancer"].into_iter().chain(methods) {
         config += &format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n");
     }
+    // It wants to listen too, though here all is told to its handler.
+    let port = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr()?.port();
+    config += &format!("HeartbeatListen 239.77.8.3:{port}\n");
     config += "HeartbeatMaxServers 64\n<Location /beat>\nSetHandler heartbeat\n</Location>\n";
     for cell in cells {
         let Policy::Balancer(method) = &cell.policy else { continue };

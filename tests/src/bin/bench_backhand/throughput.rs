@@ -153,7 +153,7 @@ fn compare<'a>(
 
 /// As in the configuration that Apache ships: without `AllowOverride None` a request that is mapped to a file looks for
 /// `.htaccess` in each folder above it, one that `ProxyPass` takes does not.
-const MORE: &str = "MaxKeepAliveRequests 0\nServerLimit 2\nStartServers 2\nThreadsPerChild 25\nMaxRequestWorkers 50\n\
+const MORE: &str = "MaxKeepAliveRequests 0\nServerLimit 2\nStartServers 2\nThreadsPerChild 25\nMaxRequestWorkers 50\nMaxSpareThreads 50\n\
                     <Directory />\nAllowOverride None\n</Directory>\n";
 
 /// The same modules but ours.

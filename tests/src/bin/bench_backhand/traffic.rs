@@ -106,6 +106,8 @@ pub(crate) struct Seen {
     /// How late they were sent, in milliseconds.
     pub(crate) late: Vec<f64>,
     pub(crate) failed: usize,
+    /// Why the first one failed, and when.
+    pub(crate) why: Option<String>,
     /// Largest part of the requests of a second that one server got.
     pub(crate) shares: Vec<f64>,
 }
@@ -146,7 +148,10 @@ pub(crate) fn drive(
                         drop(seen);
                         idle.lock().unwrap_or_else(PoisonError::into_inner).push(client);
                     }
-                    Err(_) => seen.failed += 1,
+                    Err(error) => {
+                        seen.failed += 1;
+                        seen.why.get_or_insert_with(|| format!("{error:#}, after {time:.0} ms"));
+                    }
                 }
             }
         };
