@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use spread_groups::{
     Accepted, ConfigError, ConfigId, ConnectError, Daemon, Ended, Groups, GroupsConfig, MEMBERS_MAX, Output,
-    Refusal, RingService, SessionId, Submission,
+    ReconfigureError, Refusal, RingService, SessionId, Submission,
 };
 use spread_wire::{Frame, FrameDecoder, GroupName, Kind, PrivateGroup, PrivateName, ServiceType, build};
 
@@ -448,4 +448,82 @@ proptest! {
         groups.handle_deliver(1, &[Bytes::from(message)]);
         prop_assert_eq!(groups.invariants(), Ok(()));
     }
+}
+
+/// What `Groups::reconfigure` takes and refuses, and that sessions, groups and names stay as they are.
+#[test]
+fn another_list_of_daemons_renumbers_and_changes_nothing_else() {
+    let mut groups = alone();
+    let bob = groups.connect(SessionId(1), name("bob"), true).expect("a free name");
+    let join = |member: &PrivateGroup, to: &str| frame(member, &build::join(&member.as_group(), &group(to)));
+    groups.request(SessionId(1), &join(&bob, "g")).expect("a join");
+    spin(&mut groups);
+    let view = groups.view(&group("g")).expect("a group");
+
+    let refused = |groups: &mut Groups, config, numbers: &[Option<u16>]| {
+        let error = groups.reconfigure(config, numbers).expect_err("refused");
+        groups.invariants().expect("invariants");
+        error
+    };
+    let error = refused(&mut groups, config(&["n1", "n1"], 0), &[Some(0), None]);
+    assert!(matches!(error, ReconfigureError::Config(ConfigError::DuplicateName(_))), "{error:?}");
+    assert_eq!(refused(&mut groups, config(&["n3", "n1"], 0), &[Some(1), None]), ReconfigureError::Renamed);
+    // This daemon is in the ring, so it must have a number, its own, and one of the list.
+    for numbers in [&[None, Some(1)][..], &[Some(0), None], &[Some(2), None], &[]] {
+        let error = refused(&mut groups, config(&["n3", "n1"], 1), numbers);
+        assert_eq!(error, ReconfigureError::Missing, "{numbers:?}");
+    }
+
+    groups.reconfigure(config(&["n3", "n1"], 1), &[Some(1), None]).expect("another list");
+    groups.invariants().expect("invariants");
+    assert_eq!(groups.view(&group("g")), Some(view), "the same group with the same identifier");
+    assert!(groups.poll_output().is_none() && groups.poll_submit().is_none(), "clients notice nothing");
+    // What the ring delivers has the new numbers.
+    let eve = groups.connect(SessionId(2), name("eve"), true).expect("a free name");
+    groups.request(SessionId(2), &join(&eve, "g")).expect("a join");
+    let message = groups.poll_submit().expect("the join");
+    groups.handle_deliver(1, &message.into_parts());
+    let outputs: Vec<_> = std::iter::from_fn(|| groups.poll_output()).collect();
+    let views: Vec<_> = frames(&outputs).into_iter().filter(|(_, f)| f.kind() == Kind::Membership).collect();
+    assert!(!views.is_empty() && views.iter().all(|(_, f)| f.header.num_groups == 2), "{views:?}");
+    // And the next configuration with a newcomer finds all of them.
+    groups.handle_transitional(ConfigId { epoch: 11, rep: 1, nonce: 1 }, &[1]);
+    assert_eq!(
+        refused(&mut groups, config(&["n1"], 0), &[None, Some(0)]),
+        ReconfigureError::Unsettled,
+        "the ring is being changed"
+    );
+    groups.handle_regular(ConfigId { epoch: 12, rep: 0, nonce: 2 }, &[0, 1]);
+    assert_eq!(
+        refused(&mut groups, config(&["n1"], 0), &[None, Some(0)]),
+        ReconfigureError::Unsettled,
+        "tables are being exchanged"
+    );
+}
+
+/// All members of the ring need numbers of the list, and different ones.
+#[test]
+fn no_daemon_of_the_ring_gets_lost_by_another_list() {
+    let names = ["n1", "n2", "n3"];
+    let mut ring = [0, 1].map(|me| {
+        let mut groups = Groups::new(config(&names, me)).expect("a configuration");
+        groups.handle_regular(ConfigId { epoch: 10, rep: 0, nonce: 1 }, &[0, 1]);
+        groups
+    });
+    // They exchange their tables.
+    while let Some((from, message)) =
+        (0u16..).zip(&mut ring).find_map(|(from, groups)| Some((from, groups.poll_submit()?)))
+    {
+        let parts = message.into_parts();
+        ring.iter_mut().for_each(|groups| groups.handle_deliver(from, &parts));
+    }
+    let [first, _] = &mut ring;
+    assert!(first.is_synced());
+    for numbers in [[Some(0), None, Some(1)], [Some(0), Some(0), Some(1)], [Some(0), Some(2), None]] {
+        let refused = first.reconfigure(config(&names[..2], 0), &numbers);
+        assert_eq!(refused, Err(ReconfigureError::Missing), "{numbers:?}");
+    }
+    // The third is not in the ring.
+    first.reconfigure(config(&names[..2], 0), &[Some(0), Some(1), None]).expect("a list without it");
+    first.invariants().expect("invariants");
 }

@@ -18,10 +18,12 @@ use tracing::error;
 use crate::alone::{Alone, AloneError};
 use crate::config::{Config, virtual_id};
 use crate::hub::{Hub, SlowLimits};
+use crate::monitor::packet::Command as MonitorCommand;
 use crate::monitor::{Cluster, Monitor, MonitorStats, Refused};
 use crate::observe::{self, Identity, Probe, RingLink};
 use crate::reload::{self, Change, Live, LiveParts, Present, Reloaded, Unchangeable};
 use crate::ring_driver::{self, DriverConfig, KeyRing, Network, Protection, SocketOptions, Waker};
+use crate::session::brake::Brake;
 use crate::session::handshake::Times;
 use crate::session::inbox::Inbox;
 use crate::session::listen::{Listeners, SocketFile, Tcp};
@@ -510,6 +512,7 @@ impl Daemon {
             present.clone(),
             Arc::clone(&registry),
             Arc::clone(&counters),
+            Arc::clone(&monitor_stats),
             link,
         ));
         let (control, metrics) = observe::start(
@@ -525,6 +528,7 @@ impl Daemon {
             registry: Arc::clone(&registry),
             inbox: Arc::clone(&inbox),
             counters: Arc::clone(&counters),
+            brake: Brake::new(Arc::clone(&counters)),
             spill,
             lingering: AtomicUsize::new(0),
             illegal: Quiet::default(),
@@ -666,7 +670,10 @@ impl Daemon {
         }
         let mut lines = vec![sessions];
         let stats = &self.monitor_stats;
-        let mut monitor = format!("monitor: accepted={}", stats.accepted());
+        let mut monitor = format!("monitor: packets={}", stats.packets());
+        for command in MonitorCommand::ALL {
+            monitor.push_str(&format!(" {}={}", command.name(), stats.accepted(command)));
+        }
         for reason in Refused::ALL {
             monitor.push_str(&format!(" refused_{}={}", reason.name(), stats.refused(reason)));
         }

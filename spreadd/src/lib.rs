@@ -39,6 +39,7 @@ pub use alone::AloneError;
 pub use cluster::ClusterError;
 pub use daemon::{Daemon, Member, Options, Request, RingOptions, SOCKET_DIR, SessionLimits, StartError};
 pub use descriptors::sessions_that_fit;
+pub use monitor::packet::Command as MonitorCommand;
 pub use monitor::{MonitorStats, Refused};
 pub use reload::{Reloaded, Unchangeable};
 pub use session::{

@@ -313,7 +313,13 @@ fn announce(daemon: &Daemon) {
         let tls: Vec<String> = daemon.tls_addrs().iter().map(ToString::to_string).collect();
         info!(name = %daemon.name(), tls = tls.join(", "), "Serving clients over TLS.");
     }
-    let status = format!("serving clients as {} on {tcp}", daemon.name());
+    ready(daemon, "");
+}
+
+/// Tells the service manager that the daemon serves clients, and what `systemctl status` shows.
+fn ready(daemon: &Daemon, more: &str) {
+    let tcp: Vec<String> = daemon.tcp_addrs().iter().map(ToString::to_string).collect();
+    let status = format!("serving clients as {} on {}{more}", daemon.name(), tcp.join(", "));
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
 }
 
@@ -370,6 +376,8 @@ fn reload(daemon: &Daemon, args: &Args, file: Option<&Path>, log: &EventLog) {
     if let Err(error) = log.reopen() {
         warn!(%error, "The log goes on in the old file.");
     }
-    hangup::reload(daemon, file, log, |options| finish(args, options).map_err(|error| format!("{error:#}")));
-    notify(&[sd_notify::NotifyState::Ready]);
+    let finish = |options: &mut Options| finish(args, options).map_err(|error| format!("{error:#}"));
+    let good = hangup::reload(daemon, file, log, finish);
+    // The service manager cannot be told that a reload has failed, but it can show it.
+    ready(daemon, if good { "" } else { "; the last reload failed, see the log" });
 }

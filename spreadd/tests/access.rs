@@ -6,6 +6,8 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use common::{Client, choice, group, hello, options, password, raw};
@@ -43,6 +45,41 @@ fn passwords_open_sessions_and_wrong_ones_do_not() {
     assert_eq!(Client::on(raw(&daemon), "x").err().unwrap(), [0xf7], "without a user");
     assert_eq!(daemon.session_stats().refused_auth_total, 6);
     assert_eq!(daemon.session_stats().sessions_total, 2);
+}
+
+#[test]
+fn guessing_passwords_is_braked_for_the_source_that_guesses() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.auth.allowed = Methods::one(Method::Pword);
+    options.auth.passwords = Passwords::parse(USERS).unwrap();
+    options.socket_dir = Some(dir.path().to_owned());
+    let daemon = Daemon::start(options).unwrap();
+    user(&daemon, "a", "alice", "test").unwrap();
+    for i in 0..10 {
+        assert!(user(&daemon, "x", ["alice", "carol"][i % 2], "guess").is_err());
+    }
+    assert_eq!(user(&daemon, "b", "alice", "test").err().unwrap(), [0, 0xf7], "the right one, too late");
+    let stats = daemon.session_stats();
+    assert_eq!((stats.password_failures_total, stats.password_refused_total), (10, 1));
+    assert_eq!((stats.refused_auth_total, stats.sessions_total), (11, 1));
+    // A user of this host is another source.
+    let local = UnixStream::connect(daemon.local_path().unwrap()).unwrap();
+    // A reload brings no new attempts.
+    let auth = spreadd::Auth {
+        allowed: Methods::one(Method::Pword),
+        passwords: Passwords::parse(USERS).unwrap(),
+        ..spreadd::Auth::default()
+    };
+    daemon.set_access(auth, Arc::new(Permit));
+    assert!(user(&daemon, "b", "alice", "test").is_err());
+    let mut local_bytes = [hello("local"), password("alice", "test")].concat();
+    (&local).write_all(&local_bytes).unwrap();
+    // The list of methods (7 bytes), the answer, and the accept block.
+    local_bytes.resize(9, 0);
+    local.set_read_timeout(Some(common::LIMIT)).unwrap();
+    (&local).read_exact(&mut local_bytes).unwrap();
+    assert_eq!(local_bytes, *b"\x06PWORD \x01\x01");
 }
 
 #[test]

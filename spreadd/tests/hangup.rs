@@ -8,14 +8,11 @@
 mod program;
 
 use std::fs;
-use std::io::BufReader;
 use std::net::TcpStream;
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use program::{LIMIT, Running, free_port, spreadd};
+use program::{LIMIT, Manager, Running, free_port, spreadd};
 
 fn file(port: u16, more: &str) -> String {
     format!("{more}\nSpread_Segment 127.0.0.255:{port} {{\n  one 127.0.0.1 {{ 127.0.0.1 }}\n}}\n")
@@ -103,24 +100,20 @@ fn the_log_level_changes_and_the_log_file_is_opened_again() {
 #[test]
 fn the_service_manager_is_told_of_a_reload() {
     let dir = tempfile::tempdir().unwrap();
-    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-    manager.set_read_timeout(Some(LIMIT)).unwrap();
-    let told = || {
-        let mut text = [0; 1000];
-        let len = manager.recv(&mut text).unwrap();
-        String::from_utf8_lossy(&text[..len]).into_owned()
-    };
     let port = free_port();
     fs::write(dir.path().join("spread.conf"), file(port, "")).unwrap();
     let mut command = spreadd(dir.path());
     command.args(["-n", "one", "-c", "spread.conf", "--no-local-socket"]);
-    command.env("NOTIFY_SOCKET", dir.path().join("notify")).stderr(Stdio::piped()).stdout(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let daemon = Running { child, log, seen: String::new() };
-    assert!(told().contains("READY=1"));
+    let (manager, daemon) = Manager::start(dir.path(), command);
+    assert!(manager.told().contains("READY=1"));
     daemon.signal(Signal::SIGHUP);
-    let text = told();
+    let text = manager.told();
     assert!(text.contains("RELOADING=1") && text.contains("MONOTONIC_USEC="), "{text}");
-    assert!(told().contains("READY=1"));
+    let text = manager.told();
+    assert!(text.contains("READY=1") && !text.contains("failed"), "{text}");
+    fs::write(dir.path().join("spread.conf"), "Window=1").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    assert!(manager.told().contains("RELOADING=1"));
+    let text = manager.told();
+    assert!(text.contains("READY=1") && text.contains("the last reload failed, see the log"), "{text}");
 }

@@ -5,14 +5,13 @@
 mod common;
 
 use std::fs;
-use std::io::{BufReader, Read as _};
+use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::program::{LIMIT, Running, free_port, output, spreadd};
+use common::program::{LIMIT, Manager, Running, free_port, output, spreadd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use spread_wire::ServiceType;
@@ -225,25 +224,15 @@ fn the_ip_method_uses_the_access_file() {
 #[test]
 fn the_service_manager_is_told_when_clients_can_connect() {
     let dir = tempfile::tempdir().unwrap();
-    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-    manager.set_read_timeout(Some(LIMIT)).unwrap();
-    let told = || {
-        let mut text = [0; 1000];
-        let len = manager.recv(&mut text).unwrap();
-        String::from_utf8_lossy(&text[..len]).into_owned()
-    };
     let port = free_port();
     let mut command = spreadd(dir.path());
     command.args(["--port", &port.to_string(), "--listen", "127.0.0.1", "--no-local-socket"]);
-    command.env("NOTIFY_SOCKET", dir.path().join("notify")).stderr(Stdio::piped()).stdout(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let mut daemon = Running { child, log, seen: String::new() };
-    let ready = told();
+    let (manager, mut daemon) = Manager::start(dir.path(), command);
+    let ready = manager.told();
     assert!(ready.contains("READY=1") && ready.contains("STATUS=serving clients as localhost"), "{ready}");
     TcpStream::connect(("127.0.0.1", port)).unwrap();
     daemon.signal(Signal::SIGTERM);
-    assert!(told().contains("STOPPING=1"));
+    assert!(manager.told().contains("STOPPING=1"));
     assert_eq!(daemon.wait(), 0, "{}", daemon.seen);
 }
 

@@ -9,28 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Client, group, wait_until};
+use common::{Client, group, metric, ring_port, wait_until};
 use spread_wire::{GroupName, Kind, ServiceType};
 use spreadd::config::{self, SystemHost};
+use spreadd::ring_driver::KeyRing;
 use spreadd::{Daemon, Options, Unchangeable};
-
-/// A port that is free on 127.0.0.1 to 127.0.0.4, with the next one.
-fn free_port() -> u16 {
-    let free = |port: u16| {
-        (1..=4).all(|host| {
-            let addr = std::net::Ipv4Addr::new(127, 0, 0, host);
-            std::net::TcpListener::bind((addr, port)).is_ok()
-                && std::net::UdpSocket::bind((addr, port)).is_ok()
-                && std::net::UdpSocket::bind((addr, port + 1)).is_ok()
-        })
-    };
-    loop {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < u16::MAX && free(port) {
-            return port;
-        }
-    }
-}
 
 /// A configuration with these daemons in one segment, each with the last number of its address.
 fn file(port: u16, daemons: &[(&str, u8)], more: &str) -> String {
@@ -133,7 +116,7 @@ fn reader(mut client: Client) -> std::thread::JoinHandle<Seen> {
 
 #[test]
 fn daemons_join_and_leave_under_load_and_no_client_loses_anything() {
-    let port = free_port();
+    let port = ring_port(4);
     let old = file(port, &THREE, "");
     let daemons = THREE.map(|(name, _)| start(&old, name));
     let mut clients: Vec<Client> = daemons.iter().map(|daemon| Client::connect(daemon, "member")).collect();
@@ -187,7 +170,7 @@ fn daemons_join_and_leave_under_load_and_no_client_loses_anything() {
 
 #[test]
 fn nothing_happens_until_all_have_read_the_file() {
-    let port = free_port();
+    let port = ring_port(4);
     let old = file(port, &THREE[..2], "");
     let daemons = [start(&old, "one"), start(&old, "two")];
     let mut clients: Vec<Client> = daemons.iter().map(|daemon| Client::connect(daemon, "member")).collect();
@@ -222,7 +205,7 @@ fn nothing_happens_until_all_have_read_the_file() {
 
 #[test]
 fn a_daemon_that_was_alone_gets_company() {
-    let port = free_port();
+    let port = ring_port(4);
     let one = start(&file(port, &THREE[..1], ""), "one");
     let mut first = Client::connect(&one, "member");
     first.joined("g");
@@ -242,7 +225,7 @@ fn a_daemon_that_was_alone_gets_company() {
 
 #[test]
 fn options_change_at_once_and_what_cannot_is_named() {
-    let port = free_port();
+    let port = ring_port(4);
     let one = start(&file(port, &THREE[..1], ""), "one");
     let more =
         "MaxSessionMessages = 7\nWindow = 50\nPersonalWindow = 9\nRuntimeDir = /tmp\nDaemonUser = \"x\"";
@@ -259,7 +242,7 @@ fn options_change_at_once_and_what_cannot_is_named() {
 
 #[test]
 fn what_belongs_to_the_daemon_itself_cannot_change() {
-    let port = free_port();
+    let port = ring_port(4);
     let one = start(&file(port, &THREE, ""), "one");
     let refused = |text: &str| match one.reload(&options(text, "one")) {
         Err(Unchangeable::Entry(errors)) => errors.render(false),
@@ -286,4 +269,67 @@ fn what_belongs_to_the_daemon_itself_cannot_change() {
     assert!(one.is_running());
     let alone = Daemon::start(common::options()).unwrap();
     assert!(matches!(alone.reload(&options(&file(port, &THREE, ""), "one")), Err(Unchangeable::NoFile)));
+}
+
+/// A key file with these keys, the first of them active.
+fn keys(ids: &[u8]) -> KeyRing {
+    let line = |id: &u8| {
+        let active = if id == &ids[0] { "active" } else { "" };
+        format!("{id} {} {active}\n", format!("{id:02x}").repeat(32))
+    };
+    KeyRing::parse(&ids.iter().map(line).collect::<String>()).unwrap()
+}
+
+#[test]
+fn keys_are_exchanged_without_a_gap_and_only_the_new_one_opens_the_ring() {
+    let port = ring_port(4);
+    let text = file(port, &THREE[..2], "");
+    let with_keys = |name: &str, ids: &[u8]| {
+        let mut options = options(&text, name);
+        options.ring.as_mut().unwrap().keys = Some(keys(ids));
+        options.metrics = Some(([127, 0, 0, 1], 0).into());
+        options
+    };
+    let packets = |daemon: &Daemon| metric(daemon, "spreadd_net_packets_received_total");
+    let daemons = ["one", "two"].map(|name| Daemon::start(with_keys(name, &[1])).unwrap());
+    let mut clients: Vec<Client> = daemons.iter().map(|daemon| Client::connect(daemon, "member")).collect();
+    clients.iter_mut().for_each(|client| client.join("g"));
+    clients.iter_mut().for_each(|client| {
+        until_members(client, &["one", "two"]);
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let senders = sender(&daemons[0], &stop);
+    let readers: Vec<_> = clients.drain(..).map(reader).collect();
+    // As docs/operate/reconfigure.md says it: add on all, activate on all, remove on all.
+    for ids in [&[1, 2][..], &[2, 1], &[2]] {
+        for daemon in &daemons {
+            let reloaded = daemon.reload(&with_keys(&daemon.name().to_string(), ids)).unwrap();
+            assert!(!reloaded.agreement && reloaded.restart.is_empty(), "{reloaded:?}");
+            // In use: the other sends under it before the next one changes.
+            let before = packets(daemon);
+            wait_until("packets under the new keys", || packets(daemon) > before + 20);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let count = senders.join().unwrap();
+    for reader in readers {
+        let (client, got, views) = reader.join().unwrap();
+        assert_eq!((got, views), (count, Vec::new()), "{}: nothing is lost, nobody was away", client.me);
+        clients.push(client);
+    }
+    // Who has the old key only is not heard any more.
+    let [one, two] = daemons;
+    drop(two);
+    until_members(&mut clients[0], &["one"]);
+    let old = Daemon::start(with_keys("two", &[1])).unwrap();
+    let refused = "spreadd_net_packets_dropped_total{reason=\"key\"}";
+    wait_until("its packets to be refused", || metric(&one, refused) > 0);
+    let mut stranger = Client::connect(&old, "member");
+    stranger.joined("g");
+    clients[0].multicast("g", b"secret");
+    clients[0].until(|frame| frame.data_bytes() == b"secret");
+    drop(old);
+    let new = Daemon::start(with_keys("two", &[2])).unwrap();
+    Client::connect(&new, "member").join("g");
+    until_members(&mut clients[0], &["one", "two"]);
 }

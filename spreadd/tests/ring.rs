@@ -6,31 +6,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Client, group, wait_until};
+use common::{Client, group, ring_port, wait_until};
 use spread_wire::{GroupName, Kind, ServiceType};
 use spreadd::config::{self, SystemHost};
 use spreadd::{Daemon, Options};
 
-/// Ports for data and token on 127.0.0.1 to 127.0.0.3.
-fn free_port() -> u16 {
-    let free = |port: u16| {
-        (1..=3).all(|host| {
-            let addr = std::net::Ipv4Addr::new(127, 0, 0, host);
-            std::net::TcpListener::bind((addr, port)).is_ok()
-                && std::net::UdpSocket::bind((addr, port)).is_ok()
-                && std::net::UdpSocket::bind((addr, port + 1)).is_ok()
-        })
-    };
-    loop {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < u16::MAX && free(port) {
-            return port;
-        }
-    }
-}
-
 fn start(change: impl Fn(&mut Options)) -> Vec<Daemon> {
-    let port = free_port();
+    let port = ring_port(3);
     let text = format!(
         "Spread_Segment 127.0.0.255:{port} {{\n one 127.0.0.1\n two 127.0.0.2\n three 127.0.0.3\n}}\n"
     );

@@ -5,39 +5,21 @@
 mod common;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Client, LIMIT};
+use common::{Client, LIMIT, metric, ring_port};
 use serde_json::Value;
 use spread_wire::{Kind, ServiceType};
 use spreadd::config::{self, SystemHost};
-use spreadd::{Daemon, Options, Refused, Request};
+use spreadd::{Daemon, MonitorCommand, Options, Refused, Request};
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
-fn free_port() -> u16 {
-    let free = |port: u16| {
-        (1..=3).all(|host| {
-            let addr = std::net::Ipv4Addr::new(127, 0, 0, host);
-            std::net::TcpListener::bind((addr, port)).is_ok()
-                && UdpSocket::bind((addr, port)).is_ok()
-                && UdpSocket::bind((addr, port + 1)).is_ok()
-        })
-    };
-    loop {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < u16::MAX && free(port) {
-            return port;
-        }
-    }
-}
-
 /// Three daemons in segments of their own, as in the recorded cases, and their file.
 fn start(dir: &Path, more: &str) -> Vec<Daemon> {
-    let port = free_port();
+    let port = ring_port(3);
     let segments: String = (1..)
         .zip(NAMES)
         .map(|(host, name)| format!("Spread_Segment 127.0.0.255:{port} {{ {name} 127.0.0.{host} }}\n"))
@@ -48,6 +30,7 @@ fn start(dir: &Path, more: &str) -> Vec<Daemon> {
     let start = |me| {
         let mut options = Options::from_config(&config, me).unwrap();
         options.socket_dir = None;
+        options.metrics = Some(([127, 0, 0, 1], 0).into());
         Daemon::start(options).unwrap()
     };
     (0..3).map(start).collect()
@@ -179,6 +162,18 @@ fn nobody_else_is_answered() {
     assert_eq!(output.status.code(), Some(1), "{report}");
     assert!(report.contains("the daemon has another configuration than this monitor"), "{report}");
     assert!(daemons[2].monitor_stats().refused(Refused::Hash) > 0);
+    // The metrics say the same.
+    let stats = daemons[0].monitor_stats();
+    let (asked, killed) = (stats.accepted(MonitorCommand::Status), stats.accepted(MonitorCommand::Partition));
+    assert!(asked > 0 && killed == 0 && stats.packets() > asked, "{stats:?}");
+    for (name, value) in [
+        ("spreadd_monitor_packets_total", stats.packets()),
+        ("spreadd_monitor_requests_total{command=\"status\"}", asked),
+        ("spreadd_monitor_requests_total{command=\"partition\"}", 0),
+        ("spreadd_monitor_refused_total{reason=\"dangerous\"}", 2),
+    ] {
+        assert_eq!(metric(&daemons[0], name), value, "{name}");
+    }
     // And the daemons did not mind.
     wait_for(dir.path(), "num_procs", [3; 3]);
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::apache::{Apache, Mpm, Setup};
+use crate::apache::{Apache, Mpm, Setup, free_address};
+use crate::cluster::Cluster;
 use crate::netns::Host;
 use crate::process::Process;
 use crate::{bins, load, wait};
@@ -77,6 +78,25 @@ pub fn apache(dir: &Path, place: Place<'_>, setup: Setup) -> anyhow::Result<Apac
             .unwrap_or(false)
     };
     Apache::start(dir, setup, |program| place.command(program), reachable)
+}
+
+/// One daemon on this machine.
+///
+/// # Errors
+/// If it does not start.
+pub fn daemon() -> anyhow::Result<Cluster> {
+    let mut cluster = Cluster::on_loopback(1)?;
+    cluster.start_all()?;
+    Ok(cluster)
+}
+
+/// A web server on this machine, whose access log goes to the first daemon.
+///
+/// # Errors
+/// As [`config`] and [`apache`]; or there is no free port.
+pub fn www(cluster: &Cluster, mpm: Mpm, log: &str, more: &str) -> anyhow::Result<Apache> {
+    let config = config(&cluster.connect_string(0), log, more)?;
+    apache(cluster.dir(), Place::Here, setup("www", free_address()?, mpm, config))
 }
 
 /// A setup with few children, so that a test machine is enough.

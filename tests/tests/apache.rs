@@ -9,26 +9,13 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tests::apache::{Apache, Mpm, Setup, configtest, free_address};
+use tests::apache::{Mpm, Setup, configtest, free_address};
 use tests::cluster::Cluster;
 use tests::load::{Load, Outcome, Verdict, get};
 use tests::wait;
 use tests::weblog::{self, Place, Writer, config, settled, setup, warm_up};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A running daemon, alone.
-fn daemon() -> Cluster {
-    let mut cluster = Cluster::on_loopback(1).unwrap();
-    cluster.start_all().unwrap();
-    cluster
-}
-
-fn apache(cluster: &Cluster, mpm: Mpm, log: &str, more: &str) -> Apache {
-    let config = config(&cluster.connect_string(0), log, more).unwrap();
-    let setup = setup("www", free_address().unwrap(), mpm, config);
-    weblog::apache(cluster.dir(), Place::Here, setup).unwrap()
-}
 
 fn writer(cluster: &Cluster, args: &[&str]) -> Writer {
     let daemon = cluster.connect_string(0);
@@ -49,7 +36,7 @@ fn read(path: &Path) -> String {
 }
 
 fn every_request_once(mpm: Mpm, more: &str) {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let writer = writer(&cluster, &[]);
     let plain = cluster.dir().join("plain.log");
     let piped = cluster.dir().join("piped.log");
@@ -58,7 +45,7 @@ fn every_request_once(mpm: Mpm, more: &str) {
         plain.display(),
         piped.display()
     );
-    let apache = apache(&cluster, mpm, "$site4", &beside);
+    let apache = weblog::www(&cluster, mpm, "$site4", &beside).unwrap();
     let outcome = run(apache.address(), 400);
     let counters = settled(Place::Here, apache.address(), outcome.answered.len() as u64, LIMIT).unwrap();
     apache.stop(LIMIT).unwrap();
@@ -101,11 +88,11 @@ fn every_request_is_logged_once_in_frames() {
 /// spec: mod_log_spread 7.2: mod_log_config flushes every handle as if it were its own buffer.
 #[test]
 fn buffered_logs_beside_it_are_complete_and_no_child_crashes() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let writer = writer(&cluster, &[]);
     let plain = cluster.dir().join("plain.log");
     let more = format!("BufferedLogs On\nCustomLog {} common", plain.display());
-    let apache = apache(&cluster, Mpm::Event, "$site4", &more);
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", &more).unwrap();
     let outcome = run(apache.address(), 50);
     settled(Place::Here, apache.address(), outcome.answered.len() as u64, LIMIT).unwrap();
     let errors = apache.root().join("logs/error.log");
@@ -119,7 +106,7 @@ fn buffered_logs_beside_it_are_complete_and_no_child_crashes() {
 /// What an old subscriber sees: plain lines, one a message, as the sibling programs of the old module send them.
 #[test]
 fn a_plain_client_receives_the_lines_of_each_directive_as_they_are() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let builder = spread::Builder::new(&cluster.connect_string(0)).unwrap();
     let mut client = wait::until("the daemon", LIMIT, || builder.clone().connect_blocking()).unwrap();
     let groups = ["site4", "transfer", "all", "some"];
@@ -172,9 +159,9 @@ fn a_plain_client_receives_the_lines_of_each_directive_as_they_are() {
 
 #[test]
 fn requests_do_not_wait_for_a_daemon_that_stands_still() {
-    let mut cluster = daemon();
+    let mut cluster = weblog::daemon().unwrap();
     let writer = writer(&cluster, &[]);
-    let apache = apache(&cluster, Mpm::Event, "$site4", "");
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", "").unwrap();
     warm_up(Place::Here, apache.address(), LIMIT).unwrap();
     cluster.daemon(0).unwrap().signal(Signal::SIGSTOP).unwrap();
     let outcome = run(apache.address(), 500);
@@ -194,7 +181,8 @@ fn requests_do_not_wait_for_a_daemon_that_stands_still() {
 #[test]
 fn lines_wait_for_a_daemon_that_comes_later() {
     let mut cluster = Cluster::on_loopback(1).unwrap();
-    let apache = apache(&cluster, Mpm::Event, "$site4", "SpreadLogAudit on\nSpreadLogRetry 50 500");
+    let apache =
+        weblog::www(&cluster, Mpm::Event, "$site4", "SpreadLogAudit on\nSpreadLogRetry 50 500").unwrap();
     let outcome = run(apache.address(), 300);
     assert_eq!(outcome.answered.len(), 300, "requests do not wait for the log");
     assert!(apache.error_log().contains("no Spread daemon answers"), "{}", apache.error_log());
@@ -207,9 +195,9 @@ fn lines_wait_for_a_daemon_that_comes_later() {
 
 #[test]
 fn a_daemon_that_is_killed_under_load_costs_no_line() {
-    let mut cluster = daemon();
+    let mut cluster = weblog::daemon().unwrap();
     let writer = writer(&cluster, &[]);
-    let apache = apache(&cluster, Mpm::Event, "$site4", "SpreadLogRetry 50 500");
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", "SpreadLogRetry 50 500").unwrap();
     warm_up(Place::Here, apache.address(), LIMIT).unwrap();
     let server = apache.address();
     let progress = std::sync::Arc::new(AtomicU64::new(0));
@@ -236,9 +224,9 @@ fn a_daemon_that_is_killed_under_load_costs_no_line() {
 }
 
 fn graceful_restarts(mpm: Mpm) {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let writer = writer(&cluster, &[]);
-    let apache = apache(&cluster, mpm, "$site4", "");
+    let apache = weblog::www(&cluster, mpm, "$site4", "").unwrap();
     warm_up(Place::Here, apache.address(), LIMIT).unwrap();
     let server = apache.address();
     let done = AtomicBool::new(false);
@@ -290,7 +278,7 @@ fn a_full_queue_drops_with_a_count_and_the_writer_knows_the_hole() {
     let mut cluster = Cluster::on_loopback(1).unwrap();
     let more = "SpreadLogAudit on\nSpreadLogQueue 256K\nSpreadLogRetry 50 200\nStartServers 1\nServerLimit 1\n\
                 MaxRequestWorkers 8\nMaxSpareThreads 8";
-    let apache = apache(&cluster, Mpm::Event, "$site4", more);
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", more).unwrap();
     let mut load = Load::new(&[apache.address()], 4, 400);
     load.padding = 2_000;
     let outcome = load.run(&AtomicU64::new(0)).unwrap();
@@ -323,7 +311,7 @@ fn sum_after(text: &str, mark: &str) -> u64 {
 #[test]
 fn a_server_without_a_daemon_ends_and_counts_what_it_drops() {
     let cluster = Cluster::on_loopback(1).unwrap();
-    let apache = apache(&cluster, Mpm::Event, "$site4", "");
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", "").unwrap();
     let outcome = run(apache.address(), 200);
     let errors = apache.root().join("logs/error.log");
     let begun = std::time::Instant::now();
@@ -339,7 +327,7 @@ fn a_server_without_a_daemon_ends_and_counts_what_it_drops() {
 
 #[test]
 fn virtual_hosts_are_spread_over_groups_and_written_to_a_file_each() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let mut args = vec![];
     let groups: Vec<String> = (0..4).map(|n| format!("v-000{n}")).collect();
     args.extend(groups.iter().flat_map(|g| ["--group", &**g]));
@@ -385,9 +373,9 @@ fn virtual_hosts_are_spread_over_groups_and_written_to_a_file_each() {
 
 #[test]
 fn a_line_that_is_too_long_is_cut_and_counted() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let writer = writer(&cluster, &[]);
-    let apache = apache(&cluster, Mpm::Event, "$site4", "SpreadLogMaxLine 512");
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", "SpreadLogMaxLine 512").unwrap();
     let (status, _) = get(apache.address(), &format!("/index.html?id=1&{}", "y".repeat(2_000))).unwrap();
     assert_eq!(status, 200);
     let counters = settled(Place::Here, apache.address(), 1, LIMIT).unwrap();
@@ -469,9 +457,9 @@ fn an_output_that_cannot_be_opened_is_a_usage_error() {
 
 #[test]
 fn a_killed_log_writer_loses_and_doubles_nothing() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let mut running = Some(writer(&cluster, &[]));
-    let apache = apache(&cluster, Mpm::Event, "$site4", "");
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", "").unwrap();
     warm_up(Place::Here, apache.address(), LIMIT).unwrap();
     let server = apache.address();
     let mut outcome = Outcome::default();
@@ -504,9 +492,9 @@ fn a_killed_log_writer_loses_and_doubles_nothing() {
 
 #[test]
 fn renamed_files_and_hangups_lose_and_split_no_line() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let mut writer = writer(&cluster, &[]);
-    let apache = apache(&cluster, Mpm::Event, "$site4", "");
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", "").unwrap();
     warm_up(Place::Here, apache.address(), LIMIT).unwrap();
     let server = apache.address();
     let done = AtomicBool::new(false);
@@ -547,7 +535,7 @@ fn renamed_files_and_hangups_lose_and_split_no_line() {
 
 #[test]
 fn a_full_disk_is_told_and_lines_wait() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let daemon = cluster.connect_string(0);
     let full = cluster.dir().join("full");
     std::os::unix::fs::symlink("/dev/full", &full).unwrap();
@@ -558,7 +546,7 @@ fn a_full_disk_is_told_and_lines_wait() {
     })
     .unwrap();
     writer.wait_printed("Joined;", LIMIT).unwrap();
-    let apache = apache(&cluster, Mpm::Event, "$site4", "SpreadLogAudit on");
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", "SpreadLogAudit on").unwrap();
     run(apache.address(), 20);
     writer.wait_printed("cannot be written; lines wait in memory", LIMIT).unwrap();
     // Room returns: the name leads to a usable file now, which is opened anew.

@@ -7,25 +7,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use spread::blocking::Connection;
-use tests::apache::{Apache, Mpm, Setup, configtest, free_address};
+use tests::apache::{Mpm, Setup, configtest, free_address};
 use tests::cluster::Cluster;
 use tests::load::{Load, get};
 use tests::wait;
 use tests::weblog::{self, Place, Writer, config, settled, setup};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn daemon() -> Cluster {
-    let mut cluster = Cluster::on_loopback(1).unwrap();
-    cluster.start_all().unwrap();
-    cluster
-}
-
-fn apache(cluster: &Cluster, mpm: Mpm, log: &str, more: &str) -> Apache {
-    let config = config(&cluster.connect_string(0), log, more).unwrap();
-    let setup = setup("www", free_address().unwrap(), mpm, config);
-    weblog::apache(cluster.dir(), Place::Here, setup).unwrap()
-}
 
 fn member_of(cluster: &Cluster, groups: &[&str]) -> Connection {
     let builder = spread::Builder::new(&cluster.connect_string(0)).unwrap();
@@ -51,11 +39,11 @@ const DENIED: &str = "LoadModule authz_host_module /usr/lib/apache2/modules/mod_
 
 #[test]
 fn error_log_lines_go_to_their_group_and_not_beyond_their_rate() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let mut client = member_of(&cluster, &["errors"]);
     let more =
         format!("{DENIED}SpreadErrorLog $errors warn 20\nStartServers 1\nServerLimit 1\nMaxSpareThreads 8");
-    let apache = apache(&cluster, Mpm::Event, "$site4", &more);
+    let apache = weblog::www(&cluster, Mpm::Event, "$site4", &more).unwrap();
     let mut lines = Vec::new();
     assert_eq!(get(apache.address(), "/denied").unwrap().0, 403);
     wait::until("the line", LIMIT, || {
@@ -96,7 +84,7 @@ fn errors_of_sending_make_no_lines_to_send() {
     let cluster = Cluster::on_loopback(1).unwrap();
     let more = "SpreadErrorLog $errors\nSpreadLogRetry 1 5\nSpreadLogQueue 256K\nStartServers 1\nServerLimit 1\n\
                 MaxSpareThreads 8";
-    let apache = apache(&cluster, Mpm::Worker, "$site4", more);
+    let apache = weblog::www(&cluster, Mpm::Worker, "$site4", more).unwrap();
     let mut load = Load::new(&[apache.address()], 4, 400);
     load.padding = 2_000;
     load.run(&AtomicU64::new(0)).unwrap();
@@ -117,7 +105,7 @@ fn errors_of_sending_make_no_lines_to_send() {
 
 #[test]
 fn a_line_of_64_kib_and_binary_bytes_arrive_as_they_are() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let daemon = cluster.connect_string(0);
     let args = ["-s", &*daemon, "--group", "site4"];
     let writer = Writer::start(cluster.dir(), Place::Here, "writer", &args).unwrap().joined().unwrap();
@@ -125,7 +113,7 @@ fn a_line_of_64_kib_and_binary_bytes_arrive_as_they_are() {
     let more = format!(
         "LimitRequestLine 70000\nSpreadLogMaxLine 100K\nLogFormat \"{odd} %r %D {odd}\" odd\nCustomLog $site4 odd"
     );
-    let apache = apache(&cluster, Mpm::Prefork, "$site4", &more);
+    let apache = weblog::www(&cluster, Mpm::Prefork, "$site4", &more).unwrap();
     let path = format!("/index.html?id=1&{}", "y".repeat(65_536));
     assert_eq!(get(apache.address(), &path).unwrap().0, 200);
     let counters = settled(Place::Here, apache.address(), 2, LIMIT).unwrap();
@@ -143,7 +131,7 @@ fn a_line_of_64_kib_and_binary_bytes_arrive_as_they_are() {
 
 #[test]
 fn ten_thousand_virtual_hosts_start_in_bounded_time() {
-    let cluster = daemon();
+    let cluster = weblog::daemon().unwrap();
     let mut hosts = String::new();
     for n in 0..10_000 {
         // Half of them with a group of their own, the others in the common family.

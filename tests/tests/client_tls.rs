@@ -1,4 +1,4 @@
-//! The client library over TLS: a live daemon behind a proxy that ends TLS.
+//! The client library over TLS: against a proxy that ends TLS, and against the daemon's own port.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::error::Error as _;
@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use spread::blocking::Connection;
 use spread::{Builder, ConnectError, Message, Reconnect, Service, TlsOptions};
 use spreadd::{Daemon, Options};
 use tempfile::TempDir;
@@ -76,7 +77,7 @@ impl Authority {
     }
 }
 
-/// A daemon and a TLS port in front of it.
+/// A daemon and its TLS port, or one in front of it.
 struct Host {
     runtime: Runtime,
     daemon: Daemon,
@@ -86,16 +87,38 @@ struct Host {
 
 impl Host {
     fn new(acceptor: TlsAcceptor) -> Self {
+        let mut host = Self::start(|_| {});
+        host.start_proxy(acceptor);
+        host
+    }
+
+    /// The daemon's own port.
+    fn own(authority: &Authority, client_required: bool, change: impl FnOnce(&mut Options)) -> Self {
+        let mut host = Self::start(|options| {
+            options.tls = Some(spreadd::TlsOptions {
+                port: 0,
+                listen: None,
+                certificate: authority.file("daemon.pem"),
+                key: authority.file("daemon.key"),
+                client_ca: Some(authority.file("ca.pem")),
+                client_required,
+            });
+            change(options);
+        });
+        host.addr = host.daemon.tls_addrs()[0];
+        host
+    }
+
+    fn start(change: impl FnOnce(&mut Options)) -> Self {
         let mut options = Options::alone("d1".parse().unwrap(), 0);
         options.listen = vec!["127.0.0.1".parse().unwrap()];
         options.socket_dir = None;
         options.threads = 1;
+        change(&mut options);
         let daemon = Daemon::start(options).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let mut host = Self { runtime, daemon, addr: "127.0.0.1:0".parse().unwrap(), proxy: None };
-        host.start_proxy(acceptor);
-        host
+        Self { runtime, daemon, addr: "127.0.0.1:0".parse().unwrap(), proxy: None }
     }
 
     fn start_proxy(&mut self, acceptor: TlsAcceptor) {
@@ -131,9 +154,13 @@ impl Host {
 /// More data both ways than all buffers hold, while the reader begins late: neither side stands still.
 #[test]
 fn much_data_both_ways_by_both_faces() {
-    const COUNT: i16 = 120;
     let authority = Authority::new();
-    let host = Host::new(authority.server(false));
+    much_data(&Host::new(authority.server(false)), &authority);
+    much_data(&Host::own(&authority, false, |_| {}), &authority);
+}
+
+fn much_data(host: &Host, authority: &Authority) {
+    const COUNT: i16 = 120;
     let body: Vec<u8> = (0..100_000u32).map(|i| (i * 31 % 251) as u8).collect();
 
     let connection = host.tls(authority.trusted()).send_timeout(Some(LIMIT)).connect_blocking().unwrap();
@@ -259,4 +286,98 @@ fn trust_is_checked_on_both_sides() {
     asking.runtime.block_on(async {
         asking.tls(good).connect().await.unwrap().disconnect().await.unwrap();
     });
+}
+
+/// Every way of trust and of its lack, at the daemon's own port, for both faces alike.
+#[test]
+fn the_daemons_own_port_asks_for_certificates_as_configured() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let with = |authority: &Authority, of: &Authority| {
+        authority.trusted().identity(of.file("client.pem"), of.file("client.key"))
+    };
+    let (good, wrong) = (with(&authority, &authority), with(&authority, &stranger));
+    for required in [false, true] {
+        let host = Host::own(&authority, required, |_| {});
+        let connect = |options: &TlsOptions| {
+            let builder = || host.tls(options.clone()).connect_timeout(Some(LIMIT));
+            let by_call = builder().connect_blocking().map(|mut connection| {
+                connection
+                    .multicast(Service::AGREED, connection.private_group().as_group(), 1, b"to me")
+                    .unwrap();
+                assert!(matches!(connection.receive_timeout(LIMIT).unwrap(), Some(Message::Data(_))));
+                connection.disconnect().unwrap();
+            });
+            let by_task = host.runtime.block_on(async {
+                let mut connection = builder().connect().await?;
+                let own = connection.private_group().as_group();
+                connection.multicast(Service::AGREED, own, 1, b"to me").await.unwrap();
+                let back = tokio::time::timeout(LIMIT, connection.receive()).await.unwrap();
+                assert!(matches!(back.unwrap(), Message::Data(_)));
+                connection.disconnect().await.unwrap();
+                Ok::<_, ConnectError>(())
+            });
+            match (by_call, by_task) {
+                (Ok(()), Ok(())) => None,
+                (Err(one), Err(other)) => {
+                    for error in [&one, &other] {
+                        assert!(!matches!(error, ConnectError::TimedOut { .. }), "{error:?}");
+                    }
+                    Some(text(&one))
+                }
+                (one, other) => panic!("the faces differ: {one:?} {other:?}"),
+            }
+        };
+        assert_eq!(connect(&good), None);
+        let refused = connect(&authority.trusted());
+        assert_eq!(refused.is_some(), required, "without a certificate: {refused:?}");
+        connect(&wrong).expect("a certificate of another authority is refused in any case");
+        let refused = connect(&stranger.trusted()).expect("the daemon's certificate is of another authority");
+        assert!(refused.contains("certificate"), "{refused}");
+        assert_eq!(host.daemon.session_stats().sessions_total, if required { 2 } else { 4 });
+    }
+}
+
+/// Clients of the TLS port, of both faces, and of the plain port are in one group; the name in the certificate is the
+/// user of the rules.
+#[test]
+fn clients_over_tls_and_others_talk_to_each_other_under_the_rules() {
+    let authority = Authority::new();
+    let host = Host::own(&authority, false, |options| {
+        let rules = "allow connect *\nallow join *\nallow send ann g\n";
+        options.policy = Arc::new(spreadd::Rules::parse(rules).unwrap());
+    });
+    let identity = authority.trusted().identity(authority.file("client.pem"), authority.file("client.key"));
+    let plain = Builder::new(&host.daemon.connect_string()).unwrap();
+    let mut ann = host.tls(identity).membership(true).private_name("x").unwrap().connect_blocking().unwrap();
+    let mut guest = plain.private_name("ann").unwrap().connect_blocking().unwrap();
+    let group: spread::GroupName = "g".parse().unwrap();
+    guest.join(group).unwrap();
+    ann.join(group).unwrap();
+    // The joins of different connections come in any order.
+    let until_members = |count: usize, ann: &mut Connection| loop {
+        match ann.receive_timeout(LIMIT).unwrap().expect("a view within the limit") {
+            Message::Membership(view) if view.members.len() == count => return,
+            Message::Membership(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    until_members(2, &mut ann);
+    host.runtime.block_on(async {
+        let (task, mut receiver) = host.tls(authority.trusted()).connect().await.unwrap().split();
+        task.join(group).await.unwrap();
+        task.flush().await.unwrap();
+        tokio::task::block_in_place(|| until_members(3, &mut ann));
+        ann.multicast(Service::AGREED, group, 7, b"from ann").unwrap();
+        let back = tokio::time::timeout(LIMIT, receiver.receive()).await.unwrap().unwrap();
+        assert!(matches!(&back, Message::Data(data) if data.payload() == b"from ann"), "{back:?}");
+        // Without a certificate there is no name, whatever the private one is.
+        task.multicast(Service::AGREED, group, 8, b"denied").await.unwrap();
+        let back = tokio::time::timeout(LIMIT, receiver.receive()).await.unwrap().unwrap();
+        assert!(matches!(back, Message::Reject(_)), "{back:?}");
+        task.disconnect().await.unwrap();
+    });
+    let heard = guest.receive_timeout(LIMIT).unwrap();
+    assert!(matches!(&heard, Some(Message::Data(data)) if data.payload() == b"from ann"), "{heard:?}");
+    guest.multicast(Service::AGREED, group, 9, b"denied").unwrap();
+    assert!(matches!(guest.receive_timeout(LIMIT).unwrap(), Some(Message::Reject(_))));
 }

@@ -143,8 +143,8 @@ impl Monitor {
         facts: impl FnOnce() -> Facts,
     ) -> Action {
         match self.act(now, from, datagram, facts) {
-            Ok(action) => {
-                self.stats.accept();
+            Ok((command, action)) => {
+                self.stats.accept(command);
                 action
             }
             Err(refused) => {
@@ -163,7 +163,7 @@ impl Monitor {
         from: SocketAddr,
         datagram: &[u8],
         facts: impl FnOnce() -> Facts,
-    ) -> Result<Action, Refused> {
+    ) -> Result<(Command, Action), Refused> {
         let packet = Packet::parse(datagram).map_err(|_| Refused::Malformed)?;
         if packet.hash != self.cluster.hash {
             return Err(Refused::Hash);
@@ -175,7 +175,7 @@ impl Monitor {
         if matches!(packet.command, Command::Partition | Command::FlowControl) && !self.cluster.dangerous {
             return Err(Refused::Dangerous);
         }
-        match packet.command {
+        let action = match packet.command {
             Command::Status => {
                 let target = self.cluster.by_id(packet.daemon).ok_or(Refused::Unknown)?;
                 // The original replies to any configured address.
@@ -184,25 +184,27 @@ impl Monitor {
                 }
                 let mut to = from;
                 to.set_port(packet.reply_port);
-                Ok(Action::Reply(to, status(&facts(), &self.cluster).to_bytes()))
+                Action::Reply(to, status(&facts(), &self.cluster).to_bytes())
             }
-            Command::Partition => self.partition(now, from, &packet),
+            Command::Partition => self.partition(now, from, &packet)?,
             Command::FlowControl => {
                 self.cluster.by_id(packet.daemon).ok_or(Refused::Unknown)?;
-                self.flow_control(from, &packet, &facts().condition)
+                self.flow_control(from, &packet, &facts().condition)?
             }
             Command::Reload => {
                 if !self.may_reload {
                     return Err(Refused::Reload);
                 }
                 if self.reloaded.is_some_and(|last| now.duration_since(last) < SAME_RELOAD) {
-                    return Ok(Action::Nothing);
+                    Action::Nothing
+                } else {
+                    self.reloaded = Some(now);
+                    info!(%from, "A monitor asks for a reload of the configuration.");
+                    Action::Reload
                 }
-                self.reloaded = Some(now);
-                info!(%from, "A monitor asks for a reload of the configuration.");
-                Ok(Action::Reload)
             }
-        }
+        };
+        Ok((packet.command, action))
     }
 
     fn partition(&mut self, now: Instant, from: SocketAddr, packet: &Packet<'_>) -> Result<Action, Refused> {

@@ -51,6 +51,19 @@ pub enum Command {
 }
 
 impl Command {
+    /// All commands.
+    pub const ALL: [Self; 4] = [Self::Status, Self::Partition, Self::FlowControl, Self::Reload];
+
+    /// The name of the counter.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Partition => "partition",
+            Self::FlowControl => "flow_control",
+            Self::Reload => "reload",
+        }
+    }
+
     fn bit(self) -> u32 {
         match self {
             Self::Status => STATUS,

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::packet::Command;
+
 /// Why a request was dropped. In the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -74,26 +76,31 @@ impl Refused {
 /// What came by the monitor protocol, since the start.
 #[derive(Debug, Default)]
 pub struct MonitorStats {
-    accepted: AtomicU64,
+    accepted: [AtomicU64; Command::ALL.len()],
     refused: [AtomicU64; Refused::ALL.len()],
 }
 
 impl MonitorStats {
-    pub(crate) fn accept(&self) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn accept(&self, command: Command) {
+        self.accepted[command as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn refuse(&self, reason: Refused) {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests that were acted on.
-    pub fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
+    /// Requests of this kind that were acted on.
+    pub fn accepted(&self, command: Command) -> u64 {
+        self.accepted[command as usize].load(Ordering::Relaxed)
     }
 
     /// Requests that were dropped for this reason.
     pub fn refused(&self, reason: Refused) -> u64 {
         self.refused[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// All datagrams that came, whatever they were.
+    pub fn packets(&self) -> u64 {
+        self.accepted.iter().chain(&self.refused).map(|counter| counter.load(Ordering::Relaxed)).sum()
     }
 }

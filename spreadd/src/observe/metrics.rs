@@ -10,6 +10,8 @@ use spread_ring::{Cause, Histogram, NodeId, Stats};
 
 use super::probe::Look;
 use crate::event_log;
+use crate::monitor::Refused;
+use crate::monitor::packet::Command as MonitorCommand;
 use crate::ring_driver::{DropReason, IoStats};
 
 /// Buckets of histograms: powers of two of a nanosecond from 16 µs to 17 s; what is shorter counts in the first.
@@ -109,6 +111,7 @@ pub(super) fn render(look: &Look) -> String {
     links(&mut out, look);
     sessions(&mut out, look);
     groups(&mut out, look);
+    monitor(&mut out, look);
     out.0
 }
 
@@ -349,6 +352,26 @@ fn groups(out: &mut Text, look: &Look) {
         ("malformed", stats.malformed),
     ] {
         out.one(&format!("spreadd_groups_{name}_total"), "counter", "See docs/reference/metrics.md.", value);
+    }
+}
+
+fn monitor(out: &mut Text, look: &Look) {
+    let stats = &look.monitor;
+    out.one(
+        "spreadd_monitor_packets_total",
+        "counter",
+        "Datagrams of the monitor protocol, refused ones included.",
+        stats.packets(),
+    );
+    let requests = "spreadd_monitor_requests_total";
+    out.family(requests, "counter", "Requests of monitors that were acted on, by command.");
+    for command in MonitorCommand::ALL {
+        out.sample(requests, &format!("command=\"{}\"", command.name()), stats.accepted(command));
+    }
+    let refused = "spreadd_monitor_refused_total";
+    out.family(refused, "counter", "Requests of monitors that were dropped, by reason.");
+    for reason in Refused::ALL {
+        out.sample(refused, &format!("reason=\"{}\"", reason.name()), stats.refused(reason));
     }
 }
 

@@ -10,6 +10,7 @@ use spread_wire::DaemonName;
 use crate::alone::AskAlone;
 use crate::hub::Hub;
 use crate::hub::report::HubReport;
+use crate::monitor::MonitorStats;
 use crate::reload::Present;
 use crate::ring_driver::{Asker, Report};
 use crate::session::SessionStats;
@@ -98,6 +99,7 @@ pub(crate) struct Look {
     pub(crate) uptime: std::time::Duration,
     pub(crate) sessions_live: usize,
     pub(crate) counters: SessionStats,
+    pub(crate) monitor: Arc<MonitorStats>,
     pub(crate) ring: Report,
     pub(crate) hub: HubReport,
 }
@@ -110,6 +112,7 @@ pub(crate) struct Probe {
     since: Instant,
     registry: Arc<Registry>,
     counters: Arc<Counters>,
+    monitor: Arc<MonitorStats>,
     ring: Mutex<Arc<RingLink>>,
 }
 
@@ -119,6 +122,7 @@ impl Probe {
         present: Present,
         registry: Arc<Registry>,
         counters: Arc<Counters>,
+        monitor: Arc<MonitorStats>,
         ring: RingLink,
     ) -> Self {
         Self {
@@ -128,6 +132,7 @@ impl Probe {
             since: Instant::now(),
             registry,
             counters,
+            monitor,
             ring: Mutex::new(Arc::new(ring)),
         }
     }
@@ -162,6 +167,7 @@ impl Probe {
             uptime: self.since.elapsed(),
             sessions_live: self.registry.live(),
             counters: self.counters.read(),
+            monitor: Arc::clone(&self.monitor),
             ring,
             hub,
         })

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{Auth, Method, Peer};
+use super::brake::{Brake, Source};
 use super::policy::{Access, Client};
 use super::registry::Seat;
 
@@ -42,6 +43,9 @@ pub(crate) struct Rules<'a> {
     pub(crate) daemon: DaemonName,
     pub(crate) access: &'a Access,
     pub(crate) times: Times,
+    pub(crate) brake: &'a Brake,
+    /// Whose wrong passwords are counted together with those of this client.
+    pub(crate) source: Source,
 }
 
 /// A client that passed.
@@ -98,7 +102,7 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     let auth = rules.access.auth();
     let passes = if hello.version.has_auth() {
         let limit = Instant::now() + rules.times.auth;
-        match timeout_at(limit, authenticate(socket, &mut buf, &auth, &mut client)).await {
+        match timeout_at(limit, authenticate(socket, &mut buf, &auth, rules, &mut client)).await {
             Ok(result) => result?,
             Err(_) => false,
         }
@@ -140,6 +144,7 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     buf: &mut BytesMut,
     auth: &Auth,
+    rules: &Rules<'_>,
     client: &mut Client,
 ) -> Result<bool, Failure> {
     let choice = choose(socket, buf, auth).await?;
@@ -150,7 +155,7 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         passes &= match method {
             Method::Null => true,
             Method::Ip => auth.access.allows(client.peer),
-            Method::Pword => password(socket, buf, auth, client).await?,
+            Method::Pword => password(socket, buf, auth, rules, client).await?,
         };
     }
     Ok(passes)
@@ -161,6 +166,7 @@ async fn password<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     buf: &mut BytesMut,
     auth: &Auth,
+    rules: &Rules<'_>,
     client: &mut Client,
 ) -> Result<bool, Failure> {
     let given = loop {
@@ -171,7 +177,7 @@ async fn password<S: AsyncRead + AsyncWrite + Unpin>(
             return Err(Failure::Refused(RejectCode::AUTH));
         }
     };
-    let user = auth.passwords.check(given.user(), given.password()).await;
+    let user = auth.passwords.check(given.user(), given.password(), rules.source, rules.brake).await;
     let answer = if user.is_some() { Password::GOOD } else { Password::BAD };
     socket.write_all(&[answer]).await?;
     let passes = user.is_some();
@@ -269,7 +275,9 @@ mod tests {
         }
         let daemon = DaemonName::new(b"localhost").unwrap();
         let access = Access::new(auth.clone(), Arc::new(Permit));
-        let rules = Rules { daemon, access: &access, times: TIMES };
+        let brake = Brake::default();
+        let source = Source::new(Peer::Local, 0);
+        let rules = Rules { daemon, access: &access, times: TIMES, brake: &brake, source };
         let result = run(&mut near, Peer::Local, None, &mut seat, &rules).await;
         drop(near);
         let mut answer = Vec::new();

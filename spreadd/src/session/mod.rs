@@ -5,6 +5,7 @@
 //! [`Outbox`](outbox::Outbox). Both wait for their client only: a slow, broken or hostile client hurts itself.
 
 pub(crate) mod auth;
+pub(crate) mod brake;
 mod descrypt;
 pub(crate) mod handshake;
 pub(crate) mod inbox;

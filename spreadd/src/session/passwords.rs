@@ -11,10 +11,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use spread_wire::limits::PWORD_USER;
 use tokio::sync::Semaphore;
 
+use super::brake::{Brake, Source};
 use super::descrypt;
 
 /// Passwords that are checked at once: a check may take a tenth of a second of a processor.
@@ -85,15 +87,30 @@ impl Passwords {
         Ok(Self { hashes: Arc::new(hashes), ..Self::default() })
     }
 
-    /// The user if the password is right. Takes as long for an unknown user as for one of the file.
-    pub(crate) async fn check(&self, user: &[u8], password: &[u8]) -> Option<Arc<str>> {
+    /// The user if the password is right and `brake` lets `source` try. Takes as long for an unknown user as for one
+    /// of the file.
+    pub(crate) async fn check(
+        &self,
+        user: &[u8],
+        password: &[u8],
+        source: Source,
+        brake: &Brake,
+    ) -> Option<Arc<str>> {
         let known = str::from_utf8(user).ok().and_then(|user| self.hashes.get_key_value(user));
         let (name, hash) = known.or_else(|| self.hashes.first_key_value())?;
         let (name, hash, known) = (Arc::from(name.as_str()), hash.clone(), known.is_some());
         let password = password.to_vec();
         let _turn = self.checks.acquire().await.ok()?;
+        // Not before it is its turn: many guesses at once must not all get in before the first has failed.
+        if !brake.admits(source, Instant::now()) {
+            return None;
+        }
         let right = tokio::task::spawn_blocking(move || verify(&password, &hash)).await.unwrap_or(false);
-        (right && known).then_some(name)
+        if !(right && known) {
+            brake.failed(source, Instant::now());
+            return None;
+        }
+        Some(name)
     }
 
     /// Whether there is no user at all.
@@ -118,6 +135,7 @@ fn verify(password: &[u8], hash: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::auth::Peer;
     use super::*;
 
     #[tokio::test]
@@ -126,8 +144,11 @@ mod tests {
         let bcrypt = bcrypt::hash("password", 4).unwrap();
         let text = format!("# users\n\nalice:abgOeLfPimXQo:old field\n bob:{bcrypt}\n");
         let users = Passwords::parse(&text).unwrap();
-        assert_eq!(users.check(b"alice", b"test").await.as_deref(), Some("alice"));
-        assert_eq!(users.check(b"bob", b"password").await.as_deref(), Some("bob"));
+        let brake = Brake::default();
+        let source = Source::new(Peer::Local, 0);
+        let check = |user, password| users.check(user, password, source, &brake);
+        assert_eq!(check(b"alice", b"test").await.as_deref(), Some("alice"));
+        assert_eq!(check(b"bob", b"password").await.as_deref(), Some("bob"));
         for (user, password) in [
             (&b"alice"[..], &b"tesT"[..]),
             (b"alice", b""),
@@ -137,9 +158,16 @@ mod tests {
             (b"Alice", b"test"),
             (b"\xff", b"test"),
         ] {
-            assert_eq!(users.check(user, password).await, None, "{user:?}");
+            assert_eq!(check(user, password).await, None, "{user:?}");
         }
-        assert_eq!(Passwords::default().check(b"alice", b"test").await, None);
+        assert_eq!(Passwords::default().check(b"alice", b"test", source, &brake).await, None);
+        assert_eq!(check(b"alice", b"test").await.as_deref(), Some("alice"), "not too many were wrong");
+        for _ in 0..3 {
+            assert_eq!(check(b"alice", b"wrong").await, None);
+        }
+        assert_eq!(check(b"alice", b"test").await, None, "too many were");
+        let other = Source::new(Peer::Local, 1);
+        assert_eq!(users.check(b"alice", b"test", other, &brake).await.as_deref(), Some("alice"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::auth::Peer;
+use super::brake::{Brake, Source};
 use super::handshake::{self, Established, Failure, Rules, Times};
 use super::inbox::{Command, Inbox};
 use super::outbox::Outbox;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) brake: Brake,
     /// If messages may wait on disk.
     pub(crate) spill: Option<Arc<SpillRules>>,
     pub(crate) lingering: AtomicUsize,
@@ -112,6 +114,10 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Whether the other end is told before the connection is closed.
     const FAREWELL: bool = false;
     fn prepare(&self) -> io::Result<()>;
+    /// The user at the other end, for a local stream.
+    fn uid(&self) -> u32 {
+        u32::MAX
+    }
     fn split(self) -> (Self::Read, Self::Write);
 }
 
@@ -139,6 +145,10 @@ impl Transport for UnixStream {
         socket2::SockRef::from(self).set_send_buffer_size(spread_wire::limits::SOCKET_BUFFER)
     }
 
+    fn uid(&self) -> u32 {
+        self.peer_cred().map_or(u32::MAX, |cred| cred.uid())
+    }
+
     fn split(self) -> (Self::Read, Self::Write) {
         self.into_split()
     }
@@ -152,7 +162,13 @@ pub(super) async fn greet<S: Transport>(
     mut seat: Seat,
     shared: Arc<Shared>,
 ) {
-    let rules = Rules { daemon: shared.daemon, access: &shared.access, times: shared.times };
+    let rules = Rules {
+        daemon: shared.daemon,
+        access: &shared.access,
+        times: shared.times,
+        brake: &shared.brake,
+        source: Source::new(peer, stream.uid()),
+    };
     match handshake::run(&mut stream, peer, certified, &mut seat, &rules).await {
         Ok(session) => {
             shared.counters.sessions_total.add(1);

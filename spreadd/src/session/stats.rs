@@ -62,6 +62,12 @@ counters! {
     refused_version_total,
     /// Refused: authentication or policy (code -9).
     refused_auth_total,
+    /// Passwords that were wrong, or of users that are not known.
+    password_failures_total,
+    /// Passwords that were not looked at, because too many of their source were wrong.
+    password_refused_total,
+    /// Sources of wrong passwords that were forgotten early, because there were too many.
+    password_sources_forgotten_total,
     /// Gone or too slow before the handshake was over, without a code.
     handshakes_broken_total,
     /// Ended by the client's own request.

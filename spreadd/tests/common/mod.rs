@@ -6,7 +6,7 @@
 pub mod program;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -57,6 +57,34 @@ pub fn choice() -> Vec<u8> {
     let mut out = BytesMut::new();
     AuthChoice::new([MethodName::NULL]).encode(&mut out);
     out.to_vec()
+}
+
+/// A port that is free on the first `hosts` addresses of 127.0.0.0, with the next one for the token.
+pub fn ring_port(hosts: u8) -> u16 {
+    let free = |port: u16| {
+        (1..=hosts).all(|host| {
+            let addr = Ipv4Addr::new(127, 0, 0, host);
+            TcpListener::bind((addr, port)).is_ok()
+                && UdpSocket::bind((addr, port)).is_ok()
+                && UdpSocket::bind((addr, port + 1)).is_ok()
+        })
+    };
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if port < u16::MAX && free(port) {
+            return port;
+        }
+    }
+}
+
+/// The value of a metric, with its labels, of a daemon that serves them.
+pub fn metric(daemon: &Daemon, name: &str) -> u64 {
+    let mut stream = TcpStream::connect(daemon.metrics_addr().unwrap()).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
 }
 
 /// Waits until `look` is true.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +36,28 @@ pub fn output(dir: &Path, args: &[&str]) -> (Output, String) {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     (output, text)
+}
+
+/// What the service manager is told.
+pub struct Manager(UnixDatagram);
+
+impl Manager {
+    /// Starts `command` with its socket in `dir`.
+    pub fn start(dir: &Path, mut command: Command) -> (Self, Running) {
+        let socket = UnixDatagram::bind(dir.join("notify")).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        command.env("NOTIFY_SOCKET", dir.join("notify")).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        (Self(socket), Running { child, log, seen: String::new() })
+    }
+
+    /// The next thing.
+    pub fn told(&self) -> String {
+        let mut text = [0; 1000];
+        let len = self.0.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..len]).into_owned()
+    }
 }
 
 /// A running daemon; killed when dropped.

@@ -129,7 +129,7 @@ fn the_recorded_request_is_answered_in_the_recorded_form() {
             ..was
         };
         assert_eq!(status, wanted);
-        assert_eq!(nb.stats.accepted(), 1);
+        assert_eq!(nb.stats.accepted(Command::Status), 1);
     }
 }
 
