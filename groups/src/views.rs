@@ -23,7 +23,8 @@ use crate::types::{ConfigId, Nodes};
 pub(crate) fn network_sets(mut parts: Vec<Part>) -> Vec<Vec<GroupName>> {
     // First an order that everybody gets whatever the arrival; the wrapped comparison is not transitive.
     let origin = |part: &Part| {
-        let ConfigId { epoch, rep, nonce } = part.parted;
+        let parted = if without(Rule::Parted) { ConfigId::default() } else { part.parted };
+        let ConfigId { epoch, rep, nonce } = parted;
         (part.id.proc, part.id.time, epoch, rep, nonce)
     };
     parts.sort_by_key(origin);

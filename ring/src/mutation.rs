@@ -1,33 +1,7 @@
-//! Rules of this crate that the simulator can take out, one at a time, to see whether its oracles notice.
-//!
-//! Only with the feature `mutations`, which nothing but the simulator turns on. Without it [`without`] is the
-//! constant `false` and the rules are not even branches.
+//! Rules of this crate that tests and the simulator can take out, one at a time; see the crate `mutation`.
 #![cfg_attr(not(feature = "mutations"), allow(unreachable_pub, reason = "public with the feature"))]
 
-macro_rules! rules {
-    ($($name:ident: $what:literal,)+) => {
-        /// A rule that can be taken out.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Rule {
-            $(#[doc = $what] $name,)+
-        }
-
-        #[cfg(feature = "mutations")]
-        impl Rule {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name,)+];
-
-            /// What happens without it.
-            pub fn what(self) -> &'static str {
-                match self {
-                    $(Self::$name => $what,)+
-                }
-            }
-        }
-    };
-}
-
-rules! {
+mutation::rules! {
     Freeze: "packets of the old ring count after they were reported",
     Veto: "the old ring's token is processed while a new ring is gathered",
     Base: "the safe line of the others of the old ring is not taken over",
@@ -59,27 +33,4 @@ rules! {
     Superseded: "the process that a restarted daemon replaced does not fail",
     EpochSeen: "a new ring's epoch is not above those of the others",
     TransGroups: "all members of the new ring get one transitional configuration id",
-}
-
-#[cfg(feature = "mutations")]
-thread_local! {
-    static OUT: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
-}
-
-/// Takes a rule out for this thread; `None` puts it back.
-#[cfg(feature = "mutations")]
-pub fn take_out(rule: Option<Rule>) {
-    OUT.set(rule);
-}
-
-/// Whether the rule is taken out.
-#[cfg(feature = "mutations")]
-pub(crate) fn without(rule: Rule) -> bool {
-    OUT.get() == Some(rule)
-}
-
-/// Whether the rule is taken out: never.
-#[cfg(not(feature = "mutations"))]
-pub(crate) const fn without(_: Rule) -> bool {
-    false
 }

@@ -38,7 +38,7 @@ impl Mutation {
     }
 
     /// Whether random histories notice only after thousands of histories, or never: other rules cover for it. The
-    /// test run does not ask for these.
+    /// test run does not ask for these; each has a test of its own, see `docs/internals/simulation.md`.
     pub fn is_rare(self) -> bool {
         RARE.contains(&self.name().as_str())
     }
@@ -74,6 +74,7 @@ const RARE: &[&str] = &[
     "Consensus",
     "Superseded",
     "groups::Generation",
+    "groups::Parted",
 ];
 /// All others are found within so many histories, from seed 1.
 pub const SEEDS_KNOWN: u64 = 400;

@@ -88,6 +88,7 @@ fn pure_crates_depend_on_almost_nothing() {
         "arrayvec",
         "bytes",
         "memchr",
+        "mutation",
         "once_cell",
         "pin-project-lite",
         "proc-macro2",

@@ -178,6 +178,8 @@ fn test(args: &[String]) -> Result<()> {
         // Apart from the rest: the engines of the tests and of the product are built without this feature.
         let oracles = ["run", "--quiet", "--package", "sim", "--features", "mutations"];
         run(cargo(&oracles).args(["--", "--mutations", "--known"]))?;
+        let scripted = ["test", "--package", "spread-groups", "--features", "mutations", "--test", "rules"];
+        run(&mut cargo(&scripted))?;
     }
     Ok(())
 }

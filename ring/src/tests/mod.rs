@@ -6,6 +6,7 @@
 mod abilities;
 mod basic;
 mod chaos;
+mod covered;
 mod faults;
 mod forming;
 mod fuzz;
