@@ -110,7 +110,8 @@ fn ring(config: &Config, me: u16) -> RingOptions {
     if let Some(own) = network.nodes.get(usize::from(me)).and_then(|node| node.addrs.first()) {
         ring.packet_len_max = packet_len_max(interface_mtu(*own).unwrap_or(MTU).min(MTU), *own);
     }
-    RingOptions::new(ring, network)
+    let variants = Arc::new(config.variants());
+    RingOptions { variants, ..RingOptions::new(ring, network) }
 }
 
 #[cfg(test)]

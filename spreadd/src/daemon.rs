@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tracing::error;
 
 use crate::alone::{Alone, AloneError};
-use crate::config::{Config, virtual_id};
+use crate::config::{Config, Variants, virtual_id};
 use crate::hub::{Hub, SlowLimits};
 use crate::monitor::packet::Command as MonitorCommand;
 use crate::monitor::{Cluster, Monitor, MonitorStats, Refused};
@@ -112,6 +112,8 @@ pub struct RingOptions {
     pub keys: Option<KeyRing>,
     /// What is done with keys.
     pub protection: Protection,
+    /// Names what is different in the configuration of a daemon that is refused.
+    pub variants: Arc<Variants>,
 }
 
 impl RingOptions {
@@ -125,6 +127,7 @@ impl RingOptions {
             cluster,
             keys: None,
             protection: Protection::default(),
+            variants: Arc::default(),
         }
     }
 }
@@ -491,7 +494,7 @@ impl Daemon {
             }
             Some(ring) => {
                 identity.ring(&ring);
-                let hub = hub.with_hash(&ring.ring.hash);
+                let hub = hub.with_hash(&ring.ring.hash, Arc::clone(&ring.variants));
                 let waker = Waker::new().map_err(StartError::Runtime)?;
                 let wake = waker.clone();
                 inbox.set_waker(move || wake.wake());

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::config::Variants;
 use crate::monitor::Facts;
 use crate::reload::{Live, Notice, Step};
 use crate::ring_driver::{Order, Upper, View};
@@ -136,6 +137,7 @@ pub(crate) struct Hub {
     foreign: Quiet,
     /// The first bytes of the configuration's hash, as text.
     hash: String,
+    variants: Arc<Variants>,
     epochs: Option<EpochNote>,
     /// Wakes this thread to look at slow sessions again.
     timer: Option<JoinHandle<()>>,
@@ -178,14 +180,15 @@ impl Hub {
             quiet: Quiet::default(),
             foreign: Quiet::default(),
             hash: String::new(),
+            variants: Arc::default(),
             epochs: None,
             timer: None,
         }
     }
 
-    /// Sets the hash of the configuration, for messages.
-    pub(crate) fn with_hash(mut self, hash: &[u8]) -> Self {
-        self.hash = short(hash);
+    /// Sets the hash of the configuration, for messages, and those of configurations that are nearly the same.
+    pub(crate) fn with_hash(mut self, hash: &[u8], variants: Arc<Variants>) -> Self {
+        (self.hash, self.variants) = (short(hash), variants);
         self
     }
 
@@ -494,6 +497,7 @@ impl Hub {
             let numbers: Vec<Option<u16>> = ring.numbers.iter().map(|node| node.map(|node| node.0)).collect();
             self.members = self.members.iter().filter_map(|node| new(*node)).collect();
             self.hash = short(&ring.options.ring.hash);
+            self.variants = Arc::clone(&ring.options.variants);
             if let Err(error) = self.groups.reconfigure(ring.groups.clone(), &numbers) {
                 error!(%error, "The groups cannot go on under the new configuration; this daemon leaves the ring.");
                 self.live.leave();
@@ -613,10 +617,12 @@ impl Upper for Hub {
 
     fn note_other_configuration(&mut self, node: NodeId, hash: [u8; 4]) {
         if let Some(suppressed) = self.foreign.admit() {
-            let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            let (daemon, ours) = (self.name(node), &self.hash);
+            let difference =
+                self.variants.difference(hash).unwrap_or("more than one thing, or one that its log names");
+            let (daemon, hash, ours, parts) =
+                (self.name(node), short(&hash), &self.hash, self.variants.parts());
             warn!(
-                %daemon, %hash, %ours, suppressed,
+                %daemon, %hash, %ours, difference, parts, suppressed,
                 "{daemon} has another configuration and is refused: other daemons, addresses, ports or \
                  identifiers. Compare what `spreadd --check -c FILE` prints there and here."
             );

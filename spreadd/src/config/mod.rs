@@ -18,6 +18,7 @@ mod model;
 mod options;
 mod parser;
 mod ring;
+mod variants;
 mod words;
 
 pub use check::{DAEMONS_MAX, SEGMENTS_MAX};
@@ -31,3 +32,4 @@ pub use options::{
     AuthMethod, DEFAULT_ACCELERATED_WINDOW, DEFAULT_PERSONAL_WINDOW, DEFAULT_WINDOW, EventFlags,
     EventPriority, Options, Policy, PortReuse, TimeStamp, Timeouts,
 };
+pub use variants::Variants;
