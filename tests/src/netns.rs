@@ -121,12 +121,74 @@ impl Net {
         Ok(())
     }
 
+    /// Makes the link of host `index` a bad one in both directions. `Some`: why the kernel cannot do it, if it
+    /// lacks what it takes; then the link is as it was.
+    ///
+    /// # Errors
+    /// If `tc` or nftables refuse for another reason.
+    pub fn degrade(&self, index: usize, link: &BadLink) -> anyhow::Result<Option<String>> {
+        let host = self.host(index);
+        let port = format!("p{}", index + 1);
+        for (netns, dev) in [(host.netns(), "eth0"), (&self.switch, &port)] {
+            let mut tc = Command::new("tc");
+            tc.args(["-n", netns, "qdisc", "replace", "dev", dev, "root"]).args(link.qdisc());
+            let output = tc.output().context("`tc` could not be started")?;
+            let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if told.contains("Specified qdisc kind is unknown") {
+                return Ok(Some(format!("the kernel has no {}: {told}", link.qdisc()[0])));
+            }
+            ensure!(output.status.success(), "tc: {told}");
+        }
+        match link {
+            BadLink::Narrow { lost, .. } => host.nft(&format!(
+                "table inet loss {{\n chain input {{\n  type filter hook input priority 1;\n  iif \"eth0\" numgen \
+                 random mod 1000 < {lost} drop\n }}\n}}\n"
+            ))?,
+            BadLink::Far { .. } => {}
+        }
+        Ok(None)
+    }
+
     /// Ends all cuts.
     ///
     /// # Errors
     /// If nftables refuses.
     pub fn heal(&self) -> anyhow::Result<()> {
         self.hosts.iter().try_for_each(|host| host.cut_from(&[]))
+    }
+}
+
+/// What is wrong with a link.
+#[derive(Clone, Copy, Debug)]
+pub enum BadLink {
+    /// It is slow and has a short queue, which overflows. Needs `sch_tbf`, which every kernel has.
+    Narrow {
+        /// Bits in a millisecond.
+        kbit: u32,
+        /// Of 1000 packets to the host so many are lost.
+        lost: u32,
+    },
+    /// Packets take long, not always equally long, and some are lost. Needs `sch_netem`.
+    Far {
+        /// One way, in milliseconds.
+        delay: u32,
+        /// More or less by so many milliseconds: packets overtake each other.
+        jitter: u32,
+        /// Of 1000 packets in each direction so many are lost.
+        lost: u32,
+    },
+}
+
+impl BadLink {
+    fn qdisc(self) -> Vec<String> {
+        let words = match self {
+            Self::Narrow { kbit, .. } => format!("tbf rate {kbit}kbit burst 16kb limit 64kb"),
+            Self::Far { delay, jitter, lost } => {
+                let (percent, tenth) = (lost / 10, lost % 10);
+                format!("netem delay {delay}ms {jitter}ms loss {percent}.{tenth}%")
+            }
+        };
+        words.split(' ').map(str::to_owned).collect()
     }
 }
 

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use nix::sys::signal::Signal;
 use spread::blocking::Connection;
 use spread::{GroupName, Message, Service};
 use tests::cluster::Cluster;
-use tests::netns::unavailable;
+use tests::netns::{BadLink, unavailable};
 use tests::wait;
 
 /// Longest time for daemons to settle; those that broke several rings wait before they join again.
@@ -217,6 +219,16 @@ fn a_daemon_with_another_configuration_is_refused_and_named() {
     cluster.wait_ring(&[0, 1], LIMIT).unwrap();
     wait_printed(&mut cluster, 0, "h3 has another configuration and is refused");
     wait_printed(&mut cluster, 2, "has another configuration and is refused");
+    // Of one additional line only the daemon that has it can tell.
+    wait_printed(&mut cluster, 2, "difference=\"h4 is missing there\"");
+    let parts = |cluster: &mut Cluster, index: usize| {
+        let log = printed(cluster, index);
+        let (_, rest) = log.split_once("parts=\"").unwrap_or_else(|| panic!("no parts: {log}"));
+        rest.split('"').next().unwrap().split(' ').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let [ours, theirs] = [0, 2].map(|index| parts(&mut cluster, index));
+    let equal: Vec<bool> = ours.iter().zip(&theirs).map(|(a, b)| a == b).collect();
+    assert_eq!(equal, [true, false, false, false, true], "{ours:?} {theirs:?}");
     let hash = |index: usize| cluster.status(index).unwrap().configuration_hash.unwrap();
     let (ours, theirs) = (hash(0)[..8].to_owned(), hash(2)[..8].to_owned());
     assert_ne!(ours, theirs);
@@ -348,4 +360,167 @@ fn a_slow_daemon_never_stops_the_others_for_longer_than_the_bound() {
     assert!(told.contains(&true));
     cluster.daemon(1).unwrap().signal(Signal::SIGCONT).unwrap();
     cluster.wait_ring(&[0, 1, 2], LIMIT).unwrap();
+}
+
+/// Everybody sends, on three hosts of which the last has a bad link. All messages come, at all hosts in one order,
+/// and no daemon is given up.
+fn works_over(link: BadLink) {
+    let Some(mut cluster) = cluster(3) else { return };
+    if let Some(reason) = cluster.net().unwrap().degrade(2, &link).unwrap() {
+        println!("skipped: {reason}");
+        return;
+    }
+    cluster.start_all().unwrap();
+    cluster.wait_ring(&[0, 1, 2], LIMIT).unwrap();
+    let mut clients: Vec<_> = (0..3).map(|index| member(&cluster, index)).collect();
+    for client in &mut clients {
+        sees_members(client, 3);
+    }
+    let before = installs(&cluster, &[0, 1, 2]);
+    let over = Arc::new(AtomicBool::new(false));
+    let watch = thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let mut longest = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                // Not for anything: how late does it wake up?
+                thread::sleep(Duration::from_millis(10));
+                longest = longest.max(begin.elapsed());
+            }
+            longest
+        }
+    });
+    let count = 200;
+    for i in 0..count {
+        for (sender, client) in clients.iter_mut().enumerate() {
+            let service = if i % 4 == 0 { Service::SAFE } else { Service::AGREED };
+            client.multicast(service, group(), 1, format!("{sender} {i} {:>1000}", "")).unwrap();
+        }
+    }
+    for (sender, client) in clients.iter_mut().enumerate() {
+        client.multicast(Service::AGREED, group(), 1, format!("{sender} end")).unwrap();
+    }
+    let seen: Vec<Vec<String>> = clients
+        .iter_mut()
+        .map(|client| {
+            let mut all = Vec::new();
+            // Ends when the last of the three said so.
+            while all.iter().filter(|text: &&String| text.ends_with("end")).count() < 3 {
+                all.extend(next_payload(client));
+            }
+            all
+        })
+        .collect();
+    over.store(true, Ordering::Relaxed);
+    let stood_still = watch.join().unwrap();
+    assert!(seen.iter().all(|list| *list == seen[0]), "one order");
+    for sender in 0..3 {
+        let begin = format!("{sender} ");
+        let own = seen[0].iter().filter_map(|text| text.strip_prefix(&begin)).map(str::trim_end);
+        let expected = (0..count).map(|i| i.to_string()).chain(["end".to_owned()]);
+        assert!(own.eq(expected), "what {sender} sent, once each and in order");
+    }
+    // A machine that itself stood still for so long proves nothing.
+    if stood_still < Duration::from_millis(200) {
+        assert_eq!(installs(&cluster, &[0, 1, 2]), before, "no membership change");
+    }
+    let again: u64 =
+        (0..3).map(|i| cluster.status(i).unwrap().counters["ring"]["retransmissions_sent"]).sum();
+    assert!(again > 0, "nothing was lost on this link");
+}
+
+fn next_payload(client: &mut Connection) -> Option<String> {
+    match client.receive_timeout(LIMIT).unwrap() {
+        Some(Message::Data(data)) => Some(String::from_utf8(data.payload().to_vec()).unwrap()),
+        Some(_) => None,
+        None => panic!("nothing came any more"),
+    }
+}
+
+#[test]
+fn a_narrow_link_that_loses_packets_slows_the_ring_and_keeps_it() {
+    works_over(BadLink::Narrow { kbit: 4000, lost: 20 });
+}
+
+#[test]
+fn a_far_link_that_loses_packets_slows_the_ring_and_keeps_it() {
+    works_over(BadLink::Far { delay: 20, jitter: 5, lost: 10 });
+}
+
+/// One of two clients of a daemon does not read. The other one, and those of other daemons, get everything without
+/// a pause; the one that does not read is dropped, and the log says why.
+#[test]
+fn a_slow_client_is_dropped_and_nobody_waits_for_it() {
+    let Some(mut cluster) = cluster(3) else { return };
+    cluster.start_all().unwrap();
+    cluster.wait_ring(&[0, 1, 2], LIMIT).unwrap();
+    let mut slow = cluster.client(0, "slow", LIMIT).unwrap();
+    slow.join(group()).unwrap();
+    let mut readers = [member(&cluster, 0), member(&cluster, 1)];
+    for client in &mut readers {
+        sees_members(client, 3);
+    }
+    let read = [0, 1].map(|_| Arc::new(AtomicUsize::new(0)));
+    let threads = readers.map({
+        let mut counts = read.clone().into_iter();
+        move |mut client| {
+            let count = counts.next().unwrap();
+            thread::spawn(move || {
+                let (mut members, mut longest, mut last) = (3, Duration::ZERO, Instant::now());
+                loop {
+                    match client.receive_timeout(LIMIT).unwrap() {
+                        Some(Message::Data(data)) => {
+                            longest = longest.max(last.elapsed());
+                            last = Instant::now();
+                            if data.payload() == &b"end"[..] {
+                                return (client, members, longest);
+                            }
+                            let no = usize::from_be_bytes(*data.payload().first_chunk().unwrap());
+                            assert_eq!(no, count.fetch_add(1, Ordering::SeqCst), "the next message");
+                        }
+                        Some(Message::Membership(view)) => members = view.members.len(),
+                        Some(_) => {}
+                        None => panic!("nothing came any more"),
+                    }
+                }
+            })
+        }
+    });
+    let dropped = |cluster: &mut Cluster| {
+        printed(cluster, 0).lines().find(|line| line.contains("Session dropped")).map(str::to_owned)
+    };
+    let mut sender = cluster.client(2, "sender", LIMIT).unwrap();
+    let begin = Instant::now();
+    let mut sent = 0_usize;
+    let line = loop {
+        if let Some(line) = dropped(&mut cluster) {
+            break line;
+        }
+        assert!(begin.elapsed() < LIMIT, "not dropped after {sent} messages");
+        for _ in 0..50 {
+            let mut payload = vec![0; 8000];
+            payload[..size_of::<usize>()].copy_from_slice(&sent.to_be_bytes());
+            sender.multicast(Service::AGREED, group(), 1, payload).unwrap();
+            sent += 1;
+        }
+        // Whoever reads never has more waiting than may wait, however slow the machine is.
+        let behind = || read.iter().map(|count| sent - count.load(Ordering::SeqCst)).max().unwrap();
+        wait::until("the readers", LIMIT, || if behind() < 200 { Ok(()) } else { Err(behind()) }).unwrap();
+    };
+    sender.multicast(Service::AGREED, group(), 1, "end").unwrap();
+    for thread in threads {
+        let (mut client, members, longest) = thread.join().unwrap();
+        // Nobody waits for the slow one at all; the rest is for a machine with other work.
+        assert!(longest < Duration::from_secs(3), "{longest:?} without a message");
+        if members != 2 {
+            sees_members(&mut client, 2);
+        }
+    }
+    assert!(line.contains("client=#slow#h1") && line.contains("socket_full=true"), "{line}");
+    // It reads what was on its way, and then the end.
+    while let Ok(got) = slow.receive_timeout(LIMIT) {
+        assert!(got.is_some(), "its connection stays open");
+    }
+    assert_eq!(cluster.status(0).unwrap().ring.members, ["h1", "h2", "h3"]);
 }
