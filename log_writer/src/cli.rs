@@ -76,7 +76,7 @@ pub struct Args {
     pub state: Option<PathBuf>,
 
     /// Log level of this program (error, warn, info, debug), or filters of tracing.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
     pub log_level: String,
 
     /// More messages (the same as --log-level debug).

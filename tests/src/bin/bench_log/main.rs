@@ -32,9 +32,12 @@ struct Options {
     /// Seconds of each turn in (a).
     #[arg(long, default_value_t = 3.0)]
     secs: f64,
-    /// Lines in (b), and of each turn in (c).
+    /// Lines in (b), and of each turn in (c) if the time allows.
     #[arg(long, default_value_t = 4_000_000)]
     lines: u64,
+    /// Longest time of (b) and of (c), in seconds; turns of (c) get as many lines as fit.
+    #[arg(long, default_value_t = 120.0)]
+    limit: f64,
     /// Bytes of a line in (b) and (c).
     #[arg(long, default_value_t = 110)]
     bytes: usize,

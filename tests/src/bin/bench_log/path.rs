@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "\n(b) {} lines of {} bytes, {}, {} sources, one daemon, log_writer --fsync {}",
         options.lines, options.bytes, options.wire, options.sources, options.fsync
     );
-    let carried = carry(options, options.lines)?;
+    let deadline = Instant::now() + Duration::from_secs_f64(options.limit);
+    let carried = carry(options, options.lines, deadline)?;
     let rate = carried.lines as f64 / carried.took.as_secs_f64();
     println!("lines/s until all are in the file: {rate:.0}; {:.2} of the aim ({AIM:.0})", rate / AIM);
     let million = carried.lines as f64 / 1e6;
@@ -49,7 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// Sends lines, and waits until they are in the file, each once.
-pub(crate) fn carry(options: &Options, lines: u64) -> Result<Carried> {
+pub(crate) fn carry(options: &Options, lines: u64, deadline: Instant) -> Result<Carried> {
     let mut cluster = Cluster::on_loopback(1)?;
     cluster.start_all()?;
     // The local socket, as on a web server with its own daemon.
@@ -62,14 +64,24 @@ pub(crate) fn carry(options: &Options, lines: u64) -> Result<Carried> {
     let before = [own_cpu(), cpu_of(cluster.daemon(0)?), cpu_of(writer.process())];
     let begun = Instant::now();
     let share = lines / options.sources as u64;
-    let parts: Vec<Result<u64>> = thread::scope(|scope| {
-        let sources: Vec<_> =
-            (0..options.sources).map(|_| scope.spawn(|| source(&daemon, options, share))).collect();
-        sources.into_iter().map(|s| s.join().unwrap_or_else(|_| anyhow::bail!("a source panicked"))).collect()
-    });
-    let bytes: u64 = parts.into_iter().sum::<Result<u64>>()?;
-    await_size(&output, bytes, begun)?;
-    let took = begun.elapsed();
+    // Confirmations come when the file is forced to disk, up to a second later: the time ends before them.
+    let (told, put) = sync_channel(options.sources);
+    let (bytes, took) = thread::scope(|scope| {
+        let source = |told: SyncSender<u64>| source(&daemon, options, share, deadline, &told);
+        let sources: Vec<_> = (0..options.sources)
+            .map(|_| {
+                let told = told.clone();
+                scope.spawn(move || source(told))
+            })
+            .collect();
+        drop(told);
+        let bytes = put.iter().sum();
+        let written = await_size(&output, bytes, deadline).map(|()| (bytes, begun.elapsed()));
+        for source in sources {
+            source.join().unwrap_or_else(|_| anyhow::bail!("a source panicked"))?;
+        }
+        written
+    })?;
     let after = [own_cpu(), cpu_of(cluster.daemon(0)?), cpu_of(writer.process())];
     writer.stop_unread()?;
     ensure!(
@@ -82,7 +94,7 @@ pub(crate) fn carry(options: &Options, lines: u64) -> Result<Carried> {
 }
 
 /// Waits until a file has so many bytes.
-pub(crate) fn await_size(path: &Path, bytes: u64, begun: Instant) -> Result<()> {
+pub(crate) fn await_size(path: &Path, bytes: u64, deadline: Instant) -> Result<()> {
     let mut have = (0, Instant::now());
     loop {
         let size = fs::metadata(path).map_or(0, |m| m.len());
@@ -92,8 +104,12 @@ pub(crate) fn await_size(path: &Path, bytes: u64, begun: Instant) -> Result<()> 
         if size > have.0 {
             have = (size, Instant::now());
         }
-        let stuck = have.1.elapsed();
-        ensure!(stuck < Duration::from_secs(30), "{size} of {bytes} bytes after {:.1?}", begun.elapsed());
+        let (stuck, now) = (have.1.elapsed(), Instant::now());
+        ensure!(
+            stuck < Duration::from_secs(30) && now < deadline,
+            "{size} of {bytes} bytes are in {}, the last one came {stuck:.1?} ago (--limit gives more time)",
+            path.display()
+        );
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -102,8 +118,14 @@ pub(crate) fn own_cpu() -> Duration {
     crate::cpu(i32::try_from(std::process::id()).unwrap_or(0))
 }
 
-/// What a child of a web server does: queue, publisher, session. Gives the bytes of its lines.
-fn source(daemon: &str, options: &Options, lines: u64) -> Result<u64> {
+/// What a child of a web server does: queue, publisher, session. Tells the bytes of its lines when all are queued.
+fn source(
+    daemon: &str,
+    options: &Options,
+    lines: u64,
+    deadline: Instant,
+    told: &SyncSender<u64>,
+) -> Result<()> {
     let builder = Builder::new(daemon)?.membership(false);
     let mut session =
         wait::until("the daemon", Duration::from_secs(30), || builder.clone().connect_blocking())?;
@@ -132,6 +154,10 @@ fn source(daemon: &str, options: &Options, lines: u64) -> Result<u64> {
     let (mut put, mut bytes) = (0, 0);
     let mut records = VecDeque::new();
     while put < lines || !publisher.is_idle() {
+        ensure!(
+            Instant::now() < deadline,
+            "a source put {put} of {lines} lines, and not all are confirmed (--limit gives more time)"
+        );
         let mut burst = 0;
         while put < lines && burst < BURST && intake.has_room(options.bytes + 128) {
             let data = line(put, options.bytes);
@@ -139,6 +165,9 @@ fn source(daemon: &str, options: &Options, lines: u64) -> Result<u64> {
             intake.push(0, 0, Bytes::from(data), false);
             put += 1;
             burst += 1;
+            if put == lines {
+                told.send(bytes)?;
+            }
         }
         intake.take(&mut records);
         publisher.handle_records(records.drain(..));
@@ -167,5 +196,5 @@ fn source(daemon: &str, options: &Options, lines: u64) -> Result<u64> {
         session.enqueue(Service::AGREED, to, farewell.mess_type, &farewell.payload)?;
     }
     session.disconnect()?;
-    Ok(bytes)
+    Ok(())
 }
