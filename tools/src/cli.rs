@@ -1,9 +1,11 @@
 //! The command lines.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
 use spread::blocking::Connection;
-use spread::{Builder, GroupName, PrivateGroup, Reconnect, Service};
+use spread::{Auth, Builder, ConnectError, GroupName, PrivateGroup, Reconnect, Service};
 
 const EXIT: &str = "Exit status: 0 done, 1 failed, 2 wrong use.";
 
@@ -16,9 +18,30 @@ pub struct Daemon {
     /// Name of this session, at most 10 characters; without it the daemon invents one
     #[arg(short, long, value_name = "NAME")]
     pub user: Option<String>,
+    /// Log in as this user (method PWORD); the password is in --password-file or in the variable SPREAD_PASSWORD
+    #[arg(long, value_name = "USER")]
+    pub login: Option<String>,
+    /// File whose first line is the password of --login
+    #[arg(long, value_name = "FILE", requires = "login")]
+    pub password_file: Option<PathBuf>,
 }
 
 impl Daemon {
+    /// How to log in. No password on the command line: all users of the host can read those.
+    fn auth(&self) -> anyhow::Result<Option<Auth>> {
+        let Some(user) = self.login.clone() else { return Ok(None) };
+        let password = match &self.password_file {
+            Some(file) => {
+                let text = std::fs::read_to_string(file);
+                let text = text.with_context(|| format!("--password-file {}", file.display()))?;
+                text.lines().next().unwrap_or_default().to_owned()
+            }
+            None => std::env::var("SPREAD_PASSWORD")
+                .context("--login needs --password-file or the variable SPREAD_PASSWORD")?,
+        };
+        Ok(Some(Auth::Password { user, password }))
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -31,7 +54,21 @@ impl Daemon {
         if reconnect {
             builder = builder.reconnect(Reconnect::default());
         }
-        builder.connect_blocking().with_context(|| format!("cannot use the daemon {}", self.daemon))
+        if let Some(auth) = self.auth()? {
+            builder = builder.auth([auth]);
+        }
+        let result = builder.connect_blocking();
+        let hint = match &result {
+            // Without a host it is the local socket, which newcomers do not expect.
+            Err(ConnectError::Connect { .. })
+                if !self.daemon.contains('@') && !self.daemon.contains("://") =>
+            {
+                " (no daemon with this local socket here? another host: -s PORT@HOST)"
+            }
+            Err(ConnectError::AuthNotOffered { .. }) if self.login.is_none() => " (log in with --login)",
+            _ => "",
+        };
+        result.with_context(|| format!("cannot use the daemon {}{hint}", self.daemon))
     }
 }
 
@@ -96,8 +133,7 @@ pub struct UserArgs {
 }
 
 /// The commands that are typed.
-pub const USER_COMMANDS: &str = "\
-  j GROUP          join a group
+pub const USER_COMMANDS: &str = "  j GROUP          join a group
   l GROUP          leave a group
   s GROUP [TEXT]   send a message; without TEXT the next line is it
   m GROUP          send a message of many lines; an empty line ends it

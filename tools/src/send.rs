@@ -16,15 +16,15 @@ use crate::json::Request;
 pub fn run(args: &SendArgs) -> anyhow::Result<()> {
     // Its own messages are of no use to it: it joins nothing, so it need not read.
     let (mut sender, _receiver) = args.daemon.connect(false, args.reconnect)?.split();
-    if args.messages.is_empty() {
-        send_input(args, &mut sender, io::stdin().lock())?;
-    }
-    for message in &args.messages {
-        send(args, &mut sender, message.as_bytes())?;
-    }
-    sender.flush()?;
-    sender.disconnect()?;
-    Ok(())
+    let sent = if args.messages.is_empty() {
+        send_input(args, &mut sender, io::stdin().lock())
+    } else {
+        args.messages.iter().try_for_each(|message| send(args, &mut sender, message.as_bytes()))
+    };
+    // What was good before an error is sent all the same.
+    let ended = sender.disconnect();
+    sent?;
+    Ok(ended?)
 }
 
 fn send(args: &SendArgs, sender: &mut Sender, data: &[u8]) -> anyhow::Result<()> {

@@ -2,10 +2,11 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::mpsc::{self, Receiver as Inbox, Sender as Outbox, TryRecvError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use spread::blocking::{Receiver, Sender};
 use spread::{Cause, Message, SendError, Service};
 
@@ -17,6 +18,10 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Messages of a burst.
 const BURST: usize = 10;
+
+/// What stands in the line that is typed in, if it is a terminal's. A message that comes meanwhile takes the line, and
+/// this is shown again below.
+static PROMPT: Mutex<&str> = Mutex::new("");
 
 /// What the reader is told.
 enum Order {
@@ -99,7 +104,11 @@ fn read(mut receiver: Receiver, orders: &Inbox<Order>) -> anyhow::Result<()> {
 }
 
 fn show(message: &Message) -> anyhow::Result<()> {
+    let prompt = PROMPT.lock().unwrap_or_else(PoisonError::into_inner);
     let mut out = io::stdout().lock();
+    if !prompt.is_empty() {
+        write!(out, "\r\x1b[K")?;
+    }
     match message {
         Message::Data(data) => {
             let groups: Vec<String> = data.groups().map(|group| group.to_string()).collect();
@@ -122,7 +131,9 @@ fn show(message: &Message) -> anyhow::Result<()> {
                 Cause::Network => "the network changed".to_owned(),
             };
             let members: Vec<String> = view.members.iter().map(ToString::to_string).collect();
-            writeln!(out, "group {}: {cause}; {} members: {}", view.group, members.len(), members.join(" "))?;
+            let plural = if members.len() == 1 { "" } else { "s" };
+            let (count, members) = (members.len(), members.join(" "));
+            writeln!(out, "group {}: {cause}; {count} member{plural}: {members}", view.group)?;
             if view.cause == Cause::Network {
                 for (i, set) in view.vs_sets.iter().enumerate() {
                     let names: Vec<String> = set.iter().map(ToString::to_string).collect();
@@ -139,6 +150,7 @@ fn show(message: &Message) -> anyhow::Result<()> {
         }
         other => writeln!(out, "{other:?}")?,
     }
+    write!(out, "{prompt}")?;
     Ok(out.flush()?)
 }
 
@@ -197,6 +209,7 @@ fn with_group(
 ) -> anyhow::Result<()> {
     let (name, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let service = Service::from(args.service);
+    ensure!(!name.is_empty(), "which group? {command} GROUP");
     // A message can also go to one session, by its private group.
     let group = target(name).map_err(|error| anyhow!("{name:?}: {error}"))?;
     match command {
@@ -251,13 +264,21 @@ struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    fn next(&mut self, prompt: &str) -> anyhow::Result<Option<String>> {
-        if self.prompt {
+    fn next(&mut self, prompt: &'static str) -> anyhow::Result<Option<String>> {
+        let set = |prompt| -> io::Result<()> {
+            let mut shown = PROMPT.lock().unwrap_or_else(PoisonError::into_inner);
+            *shown = prompt;
             print!("{prompt}");
-            io::stdout().flush()?;
+            io::stdout().flush()
+        };
+        if self.prompt {
+            set(prompt)?;
         }
         let mut line = Vec::new();
         let n = self.input.read_until(b'\n', &mut line).context("standard input")?;
+        if self.prompt {
+            set("")?;
+        }
         Ok((n > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
     }
 }

@@ -183,7 +183,7 @@ fn a_session_by_hand() {
     expect("You are #ann#d1");
     expect("q                quit");
     say("j g\n");
-    expect("group g: #ann#d1 joined; 1 members: #ann#d1");
+    expect("group g: #ann#d1 joined; 1 member: #ann#d1");
     say("s g hello\tworld\n");
     expect(r"safe of #ann#d1 to g, type 1, 11 bytes: hello\tworld");
     say("s g\nthe next line\n");
@@ -209,7 +209,7 @@ fn a_session_by_hand() {
     say("j #ann#d1\n");
     expect("is not the name of a group");
     say("j\n");
-    expect("\"\"");
+    expect("which group? j GROUP");
     say("q\n");
     drop(stdin);
     assert!(child.wait().unwrap().success());
@@ -257,4 +257,46 @@ fn floods_are_counted() {
         watcher.multicast(Service::FIFO, group, 0, "x").unwrap();
     }
     assert!(good(&reader.wait_with_output().unwrap()).starts_with("0 messages sent, 500 received"));
+}
+
+#[test]
+fn what_was_good_before_an_error_is_sent() {
+    let (_daemon, address) = daemon();
+    let receiver = Running::recv(&address, &["-n", "1"]);
+    let output = run("spsend", &address, &["--json", "-g", "g"], b"{\"data\":\"good\"}\n{bad\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("message 2 of standard input"));
+    assert_eq!(receiver.rest(), "good\n");
+}
+
+#[test]
+fn a_login_is_by_a_file_or_a_variable() {
+    let mut options = Options::alone("d1".parse().unwrap(), 0);
+    options.listen = vec!["127.0.0.1".parse().unwrap()];
+    options.socket_dir = None;
+    options.auth.allowed = spreadd::Methods::one(spreadd::Method::Pword);
+    // The password is "test".
+    options.auth.passwords = spreadd::Passwords::parse("alice:abgOeLfPimXQo").unwrap();
+    let daemon = Daemon::start(options).unwrap();
+    let address = format!("{}@127.0.0.1", daemon.port());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "test\n").unwrap();
+    let file = file.path().to_str().unwrap();
+    good(&run("spsend", &address, &["--login", "alice", "--password-file", file, "-g", "g", "x"], b""));
+    let by_variable = |password: Option<&str>| {
+        let mut command = program("spsend", &address, &["--login", "alice", "-g", "g", "x"]);
+        command.env_remove("SPREAD_PASSWORD");
+        command.envs(password.map(|password| ("SPREAD_PASSWORD", password)));
+        command.output().unwrap()
+    };
+    good(&by_variable(Some("test")));
+    for (output, text) in [
+        (by_variable(Some("wrong")), "credentials"),
+        (by_variable(None), "SPREAD_PASSWORD"),
+        (run("spsend", &address, &["-g", "g", "x"], b""), "(log in with --login)"),
+    ] {
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(text), "{error}");
+    }
 }

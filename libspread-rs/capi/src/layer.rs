@@ -9,9 +9,9 @@ use crate::receive::take_frame;
 use crate::session;
 
 pub use crate::connect::{bytes_of_c, write_private_group};
+pub use crate::receive::{Step, look_and_wait};
 pub use crate::send::{Flat, Pieces, cut_name, scatter_pieces};
 pub use crate::session::disconnect;
-pub use crate::sys::wait_readable_or_cancelled;
 
 /// Connects with membership messages and enters the session.
 ///

@@ -14,12 +14,15 @@ use crate::types::{Name, Scatter};
 use crate::wanted::{Space, Wanted, write_name};
 
 /// What a look at the socket came to.
-#[derive(Clone, Copy)]
-enum Step {
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// To this result of the call.
     Done(c_int),
     /// Nothing has arrived on this session.
     Wait {
+        /// Its socket.
         fd: c_int,
+        /// Tells it from another session with the same socket number.
         id: u64,
     },
 }
@@ -85,12 +88,22 @@ pub extern "C" fn SP_poll(mbox: c_int) -> c_int {
     })
 }
 
-/// The wait stands alone between two looks, with no lock taken and nothing to be dropped: a thread can be cancelled in
-/// it (c-api 6.1), and sends never wait for it.
 unsafe fn receive(mbox: c_int, wanted: Wanted) -> c_int {
+    look_and_wait(|waited_for| look(mbox, &wanted, waited_for))
+}
+
+/// Looks again and again until something comes of it; `look` is given the session that was waited for. The wait stands
+/// alone between two looks, with no lock taken and nothing to be dropped: a thread can be cancelled in it (c-api 6.1),
+/// and sends never wait for it.
+pub fn look_and_wait(mut look: impl FnMut(Option<u64>) -> Step) -> c_int {
     let mut waited_for = None;
     loop {
-        match look_guarded(mbox, &wanted, waited_for) {
+        let mut step = Step::Done(codes::SP_BUG);
+        guard(|| {
+            step = look(waited_for);
+            0
+        });
+        match step {
             Step::Done(code) => return code,
             Step::Wait { fd, id } => {
                 waited_for = Some(id);
@@ -98,15 +111,6 @@ unsafe fn receive(mbox: c_int, wanted: Wanted) -> c_int {
             }
         }
     }
-}
-
-fn look_guarded(mbox: c_int, wanted: &Wanted, waited_for: Option<u64>) -> Step {
-    let mut step = Step::Done(codes::SP_BUG);
-    guard(|| {
-        step = look(mbox, wanted, waited_for);
-        0
-    });
-    step
 }
 
 fn look(mbox: c_int, wanted: &Wanted, waited_for: Option<u64>) -> Step {
@@ -230,15 +234,11 @@ impl<'a> Incoming<'a> {
         if !groups_short && !body_short {
             return None;
         }
+        let kind = if self.has_type() { self.header.hint.message_type() } else { 0 };
+        let (groups, body) = (groups_short.then_some(self.num_groups), body_short.then_some(self.len));
+        let sender = self.header.sender.as_field();
         // SAFETY: pointers to what the prototype says.
-        unsafe {
-            *wanted.service_type = self.header.service.0.cast_signed();
-            write_name(wanted.sender, self.header.sender.as_field());
-            *wanted.mess_type = if self.has_type() { self.header.hint.message_type() } else { 0 };
-            *wanted.num_groups = if groups_short { -self.num_groups } else { 0 };
-            *wanted.endian_mismatch = if body_short { -self.len } else { 0 };
-        }
-        Some(if groups_short { codes::GROUPS_TOO_SHORT } else { codes::BUFFER_TOO_SHORT })
+        Some(unsafe { wanted.tell_sizes(self.header.service, sender, kind, groups, body) })
     }
 
     /// Reads the rest of the message to where the program wants it, and drops what does not fit.

@@ -78,7 +78,7 @@ impl Drop for NoCancel {
 
 /// Waits until the descriptor can be read. The thread may be cancelled here: the caller has nothing to drop.
 #[inline(never)]
-pub fn wait_readable_or_cancelled(fd: c_int) {
+pub(crate) fn wait_readable_or_cancelled(fd: c_int) {
     let mut fds = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one valid entry. Whatever the outcome, the caller looks for itself.
     unsafe { poll(&raw mut fds, 1, -1) };

@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_int, c_short};
 
 use spread_wire::limits::{GROUP_FIELD, SCATTER_MAX};
+use spread_wire::{ServiceType, codes};
 
 use crate::types::{Name, Scatter};
 
@@ -25,6 +26,33 @@ pub struct Wanted {
     pub endian_mismatch: *mut c_int,
     /// For the body.
     pub body: Space,
+}
+
+impl Wanted {
+    /// Tells the program what the message is and how much room it needs, for a message that stays: `None` for what
+    /// there is room for. Gives the code to return.
+    ///
+    /// # Safety
+    ///
+    /// Pointers to what the prototype of the call says.
+    pub unsafe fn tell_sizes(
+        &self,
+        service: ServiceType,
+        sender: &[u8; GROUP_FIELD],
+        kind: c_short,
+        groups: Option<c_int>,
+        body: Option<c_int>,
+    ) -> c_int {
+        // SAFETY: passed on.
+        unsafe {
+            *self.service_type = service.0.cast_signed();
+            write_name(self.sender, sender);
+            *self.mess_type = kind;
+            *self.num_groups = groups.map_or(0, |groups| -groups);
+            *self.endian_mismatch = body.map_or(0, |body| -body);
+        }
+        if groups.is_some() { codes::GROUPS_TOO_SHORT } else { codes::BUFFER_TOO_SHORT }
+    }
 }
 
 /// Room for a body.

@@ -4,8 +4,7 @@ use std::ffi::{c_char, c_int, c_short};
 
 use spread::flush::Event;
 use spread::{Cause, GroupName, Message};
-use spread_capi::guard;
-use spread_capi::layer;
+use spread_capi::layer::{self, Step};
 use spread_capi::types::{Name, Scatter};
 use spread_capi::wanted::{Space, Wanted, write_name};
 use spread_wire::{ByteOrder, ServiceType, codes};
@@ -66,37 +65,24 @@ pub unsafe extern "C-unwind" fn FL_scat_receive(
     unsafe { receive_into(mbox, to, more) }
 }
 
-/// The wait stands alone between two looks, as in the receive call below this layer.
 unsafe fn receive_into(mbox: c_int, wanted: Wanted, more: *mut c_int) -> c_int {
-    let mut waited = None;
-    loop {
-        let mut wait = false;
-        let code = guard(|| match look(mbox, &wanted, more, &mut waited) {
-            Some(code) => code,
-            None => {
-                wait = true;
-                0
-            }
-        });
-        if !wait {
-            return code;
-        }
-        layer::wait_readable_or_cancelled(mbox);
-    }
+    layer::look_and_wait(|waited_for| look(mbox, &wanted, more, waited_for))
 }
 
-/// Gives a result, or `None` if nothing has arrived on the connection that is waited for.
-fn look(mbox: c_int, wanted: &Wanted, more: *mut c_int, waited: &mut Option<u64>) -> Option<c_int> {
+fn look(mbox: c_int, wanted: &Wanted, more: *mut c_int, waited_for: Option<u64>) -> Step {
     if wanted.max_groups < 0 {
-        return Some(ILLEGAL_PARAM);
+        return Step::Done(ILLEGAL_PARAM);
     }
-    let Some(connection) = find(mbox).filter(|found| waited.is_none_or(|id| id == found.id)) else {
-        return Some(if waited.is_some() { codes::CONNECTION_CLOSED } else { codes::ILLEGAL_SESSION });
+    let Some(connection) = find(mbox).filter(|found| waited_for.is_none_or(|id| id == found.id)) else {
+        return Step::Done(if waited_for.is_some() {
+            codes::CONNECTION_CLOSED
+        } else {
+            codes::ILLEGAL_SESSION
+        });
     };
-    *waited = Some(connection.id);
     // SAFETY: a scatter or null.
     if !unsafe { wanted.body.is_valid() } {
-        return Some(codes::ILLEGAL_MESSAGE);
+        return Step::Done(codes::ILLEGAL_MESSAGE);
     }
     let mut state = lock(&connection.state);
     loop {
@@ -112,23 +98,23 @@ fn look(mbox: c_int, wanted: &Wanted, more: *mut c_int, waited: &mut Option<u64>
                 // SAFETY: a number.
                 unsafe { *more = c_int::try_from(left).unwrap_or(c_int::MAX) };
             }
-            return Some(code);
+            return Step::Done(code);
         }
         match layer::receive(mbox) {
             // SAFETY: a number.
             Ok(None) if unsafe { *wanted.service_type }.cast_unsigned() & DONT_BLOCK != 0 => {
-                return Some(WOULD_BLOCK);
+                return Step::Done(WOULD_BLOCK);
             }
-            Ok(None) => return None,
+            Ok(None) => return Step::Wait { fd: mbox, id: connection.id },
             Ok(Some(frame)) => {
                 if state.engine.handle_frame(frame).is_err() || is_gone(perform(mbox, &mut state)) {
                     drop(state);
-                    return Some(give_up(mbox));
+                    return Step::Done(give_up(mbox));
                 }
             }
             Err(_) => {
                 drop(state);
-                return Some(give_up(mbox));
+                return Step::Done(give_up(mbox));
             }
         }
     }
@@ -209,13 +195,12 @@ impl Parts {
         // SAFETY: pointers to what the prototype says.
         unsafe {
             let input = (*wanted.service_type).cast_unsigned();
-            *wanted.service_type = self.service.cast_signed();
-            write_name(wanted.sender, self.sender.as_field());
-            *wanted.mess_type = self.kind;
-            let code = if groups_short { codes::GROUPS_TOO_SHORT } else { codes::BUFFER_TOO_SHORT };
+            // Also for a message that is taken: what follows writes over the sizes that fit.
+            let groups = groups_short.then(|| number(self.groups.len()));
+            let body = body_short.then(|| number(self.body.len()));
+            let sender = self.sender.as_field();
+            let code = wanted.tell_sizes(ServiceType(self.service), sender, self.kind, groups, body);
             if (groups_short || body_short) && input & ServiceType::DROP_RECV.0 == 0 {
-                *wanted.num_groups = if groups_short { -number(self.groups.len()) } else { 0 };
-                *wanted.endian_mismatch = if body_short { -number(self.body.len()) } else { 0 };
                 return (code, false);
             }
             *wanted.endian_mismatch = c_int::from(self.mismatch);
