@@ -338,6 +338,11 @@ impl Chain {
         &self.0
     }
 
+    /// Whether it looks at the cookies and the query of a request.
+    pub fn reads_session(&self) -> bool {
+        self.0.iter().any(|call| matches!(call.function, Function::BySession(_)))
+    }
+
     /// Whether it decides nothing: no function, or switched off.
     pub fn is_off(&self) -> bool {
         self.0.is_empty() || self.0.iter().any(|c| matches!(c.function, Function::Off))

@@ -3,6 +3,7 @@
 //! `Backhand-Hop: 1; from=10.0.5.10:80; t=1700000000000000; id=7; mac=0123...`; the last two only with a key.
 // spec: mod_backhand 9.3
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 
 use crate::announce::Key;
@@ -12,6 +13,8 @@ use crate::stat::Micros;
 pub const HEADER: &str = "Backhand-Hop";
 /// Largest difference of the clocks of two servers with keys.
 const CLOCK_LIMIT: Micros = Micros::from_secs(30);
+/// Longest value.
+const LEN_MAX: usize = 200;
 /// Bytes of the code that are sent.
 const MAC: usize = 16;
 
@@ -35,10 +38,12 @@ impl Signed<'_> {
 
 /// The value of the header.
 pub fn make(from: SocketAddr, now: Micros, key: Option<&Key>, request: Signed<'_>) -> String {
-    let mut value = format!("1; from={from}; t={}", now.0);
+    let mut value = String::with_capacity(LEN_MAX);
+    // Writing to a text does not fail.
+    let _ = write!(value, "1; from={from}; t={}", now.0);
     if let Some(key) = key {
         let code = key.sign(&request.data(from, now));
-        value.push_str(&format!("; id={}; mac={}", key.id, hex(&code)));
+        let _ = write!(value, "; id={}; mac={}", key.id, hex(&code));
     }
     value
 }
@@ -56,7 +61,7 @@ pub fn verify(
     request: Signed<'_>,
     is_peer: impl FnOnce(SocketAddr) -> bool,
 ) -> Option<SocketAddr> {
-    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= 200)?;
+    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= LEN_MAX)?;
     let mut parts = text.split(';').map(str::trim);
     if parts.next()? != "1" {
         return None;

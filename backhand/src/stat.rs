@@ -56,11 +56,15 @@ impl Name {
     }
 
     /// A name that was checked when it was written to the table.
-    pub(crate) fn from_table(name: &[u8]) -> Self {
+    /// In words of memory, `len` bytes of them.
+    pub(crate) fn from_table(len: u8, words: &[u64]) -> Self {
         let mut bytes = [0; Self::LEN_MAX];
-        let Some(place) = bytes.get_mut(..name.len()) else { return Self::default() };
-        place.copy_from_slice(name);
-        Self { len: u8::try_from(name.len()).unwrap_or(0), bytes }
+        if let Some(place) = bytes.get_mut(..usize::from(len)) {
+            for (bytes, word) in place.chunks_mut(8).zip(words) {
+                bytes.copy_from_slice(&word.to_ne_bytes()[..bytes.len()]);
+            }
+        }
+        Self { len, bytes }
     }
 
     /// The name.

@@ -307,7 +307,7 @@ impl Slot {
             let copy = &self.copies[usize::from(self.active.load(Acquire) == 1)];
             let before = copy.sequence.load(Acquire);
             // Names are short: most words of the room for them need not be read, at every request.
-            let used = FIXED_WORDS + name_len(copy.words[FLAGS].load(Relaxed)).div_ceil(8);
+            let used = FIXED_WORDS + usize::from(name_len(copy.words[FLAGS].load(Relaxed))).div_ceil(8);
             for (word, place) in words.iter_mut().zip(&copy.words[..used]) {
                 *word = place.load(Relaxed);
             }
@@ -321,8 +321,8 @@ impl Slot {
 }
 
 /// Length of the name, as the word with the flags says.
-fn name_len(flags: u64) -> usize {
-    usize::from(flags.to_be_bytes()[3])
+fn name_len(flags: u64) -> u8 {
+    flags.to_be_bytes()[3]
 }
 
 fn encode(row: &Row) -> [u64; WORDS] {
@@ -383,15 +383,10 @@ fn decode(words: &[u64; WORDS]) -> Option<Row> {
     if mtime == 0 {
         return None;
     }
-    let mut text = [0u8; NAME_WORDS * 8];
-    let len = name_len(bits);
-    for (bytes, word) in text.chunks_exact_mut(8).zip(name).take(len.div_ceil(8)) {
-        bytes.copy_from_slice(&word.to_ne_bytes());
-    }
     let [a, b, c, d] = [a, b, c, d].map(halves);
     let bit = |n: u32| bits & (1 << n) != 0;
     let stat = ServerStat {
-        hostname: Name::from_table(text.get(..len).unwrap_or_default()),
+        hostname: Name::from_table(name_len(bits), name),
         mtime: Micros(mtime),
         contact: contact([family_port, high, low])?,
         arriba: a.0,

@@ -62,5 +62,5 @@ pub use directive::{DirDirective, Directive, Node, Params, Scope};
 pub use log::{Level, Log};
 pub use module::{Hooks, Module, Order, Status};
 pub use pool::Pool;
-pub use requests::{Outcome, RequestModule};
+pub use requests::{Merged, Outcome, RequestModule};
 pub use server::{MainState, Request, Server, StatusForm};

@@ -242,15 +242,9 @@ fn raw_config<M: Module>(server: Server<'_>) -> *mut M::ServerConfig {
     unsafe { ffi::ap_get_module_config(server.config_vector(), M::raw()).cast() }
 }
 
-/// Puts settings on the heap until the pool ends.
+/// Keeps settings until the pool ends.
 pub(crate) fn keep<T: 'static>(pool: Pool<'_>, value: T) -> *mut c_void {
-    let raw = Box::into_raw(Box::new(value));
-    let address = raw as usize;
-    pool.on_end(move || {
-        // SAFETY: the box made above; the configuration that refers to it ends with the pool.
-        drop(unsafe { Box::from_raw(address as *mut T) });
-    });
-    raw.cast()
+    pool.keep(value).as_ptr().cast()
 }
 
 unsafe extern "C" fn create_server<M: Module>(

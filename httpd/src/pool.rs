@@ -30,7 +30,8 @@ impl<'a> Pool<'a> {
 
     /// Copies a text into the pool, up to its first NUL byte.
     pub fn text(self, text: &[u8]) -> &'a CStr {
-        let len = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+        let text = until_nul(text);
+        let len = text.len();
         // SAFETY: the pool is live (from_raw) and `len` bytes are readable; the copy is NUL-terminated and lives as
         // long as the pool. APR ends the process when memory is out, so the result is never null.
         unsafe { CStr::from_ptr(ffi::apr_pstrmemdup(self.raw, text.as_ptr().cast(), len as ffi::apr_size_t)) }
@@ -44,6 +45,46 @@ impl<'a> Pool<'a> {
             memory.write_bytes(0, bytes);
             NonNull::new_unchecked(memory)
         }
+    }
+
+    /// Copies two texts into the pool, one behind the other.
+    pub fn join(self, first: &[u8], second: &[u8]) -> &'a CStr {
+        let (first, second) = (until_nul(first), until_nul(second));
+        let bytes = first.len() + second.len() + 1;
+        // SAFETY: the pool is live, APR never returns null, and both copies and the final NUL fit; the texts have no
+        // NUL of their own. It lives as long as the pool.
+        unsafe {
+            let memory = ffi::apr_palloc(self.raw, bytes as ffi::apr_size_t).cast::<u8>();
+            memory.copy_from_nonoverlapping(first.as_ptr(), first.len());
+            memory.add(first.len()).copy_from_nonoverlapping(second.as_ptr(), second.len());
+            memory.add(bytes - 1).write(0);
+            CStr::from_ptr(memory.cast())
+        }
+    }
+
+    /// Moves a value into memory of the pool. Nothing drops it.
+    fn place<T: 'static>(self, value: T) -> NonNull<T> {
+        // What APR aligns to; more would need another way.
+        const { assert!(align_of::<T>() <= 8) };
+        // SAFETY: the pool is live, APR never returns null, and the memory has room and is aligned for the value.
+        unsafe {
+            let memory = ffi::apr_palloc(self.raw, size_of::<T>().max(1) as ffi::apr_size_t).cast::<T>();
+            memory.write(value);
+            NonNull::new_unchecked(memory)
+        }
+    }
+
+    /// Keeps a value until the pool is cleared or destroyed.
+    pub(crate) fn keep<T: 'static>(self, value: T) -> NonNull<T> {
+        let place = self.place(value);
+        if std::mem::needs_drop::<T>() {
+            let address = place.as_ptr() as usize;
+            self.on_end(move || {
+                // SAFETY: the value placed above; its memory outlives the cleanups of its pool, which run once.
+                unsafe { (address as *mut T).drop_in_place() };
+            });
+        }
+        place
     }
 
     /// A pool below this one that several threads may use at once.
@@ -68,15 +109,19 @@ impl<'a> Pool<'a> {
     /// Runs `end` when the pool is cleared or destroyed. Later registrations run first.
     pub fn on_end<F: FnOnce() + 'static>(self, end: F) {
         unsafe extern "C" fn run<F: FnOnce() + 'static>(data: *mut c_void) -> ffi::apr_status_t {
-            // SAFETY: `data` is the box made below; APR runs a cleanup once.
-            let end = unsafe { Box::from_raw(data.cast::<F>()) };
-            guard("a cleanup", (), *end);
+            // SAFETY: `data` was placed below; APR runs a cleanup once, before the memory of the pool goes.
+            let end = unsafe { data.cast::<F>().read() };
+            guard("a cleanup", (), end);
             0
         }
-        let data = Box::into_raw(Box::new(end)).cast::<c_void>();
+        let data = self.place(end).as_ptr().cast::<c_void>();
         // SAFETY: the pool is live; `run` gets exactly this data. In forked helpers (CGI) nothing happens.
         unsafe {
             ffi::apr_pool_cleanup_register(self.raw, data, Some(run::<F>), Some(ffi::apr_pool_cleanup_null));
         }
     }
+}
+
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.iter().position(|b| *b == 0).map_or(text, |end| &text[..end])
 }

@@ -5,9 +5,10 @@
 // spec: mod_backhand-httpd24 6
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::net::SocketAddr;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::ffi;
@@ -45,13 +46,16 @@ const WORKERS_MAX: usize = 4096;
 pub struct Workers {
     pool: NonNull<ffi::apr_pool_t>,
     main: NonNull<ffi::server_rec>,
-    overlay: NonNull<std::ffi::c_void>,
     settings: Connections,
-    known: Mutex<BTreeMap<SocketAddr, Worker>>,
+    known: RwLock<BTreeMap<SocketAddr, Worker>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Worker(NonNull<std::ffi::c_void>);
+struct Worker {
+    raw: NonNull<std::ffi::c_void>,
+    /// What a request is mapped to, up to its path; in the pool of the workers.
+    url: &'static CStr,
+}
 
 // SAFETY: the pool has a lock and an allocator of its own, the other pointers are read only, and a worker of mod_proxy
 // is made for use by several threads.
@@ -75,14 +79,19 @@ impl Workers {
     /// None yet. In `child_init`, only after [`find`] found mod_proxy.
     pub fn new(child: Pool<'_>, main: Server<'_>, settings: Connections) -> Option<Self> {
         let pool = child.shared()?;
-        // SAFETY: mod_proxy was found; the pool is live and lives as long as the child.
-        let overlay = NonNull::new(unsafe { ffi::httpd_shim_proxy_overlay(pool.as_ptr()) })?;
+        // SAFETY: mod_proxy was found, and the child has no other threads yet.
+        unsafe { ffi::httpd_shim_proxy_ready() };
         let main = NonNull::new(main.raw())?;
-        Some(Self { pool, main, overlay, settings, known: Mutex::default() })
+        Some(Self { pool, main, settings, known: RwLock::default() })
     }
 
     fn worker(&self, addr: SocketAddr) -> Option<Worker> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&addr).copied();
+        if known.is_some() {
+            return known;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been faster.
         if let Some(worker) = known.get(&addr) {
             return Some(*worker);
         }
@@ -92,13 +101,16 @@ impl Workers {
         let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
         let Connections { connect, idle, reuse } = self.settings;
         // SAFETY: the pool lives as long as the child; the lock is held, so one thread makes a worker.
-        let worker = unsafe {
-            let url = Pool::from_raw(self.pool.as_ptr()).text(format!("http://{addr}").as_bytes());
-            let (pool, main) = (self.pool.as_ptr(), self.main.as_ptr());
+        let (raw, url) = unsafe {
+            let pool = Pool::from_raw(self.pool.as_ptr());
+            let address = pool.text(format!("http://{addr}").as_bytes());
+            let (raw_pool, main) = (self.pool.as_ptr(), self.main.as_ptr());
             let (connect, idle) = (micros(connect), micros(idle));
-            ffi::httpd_shim_proxy_worker(pool, main, url.as_ptr(), connect, idle, reuse.into())
+            let raw =
+                ffi::httpd_shim_proxy_worker(raw_pool, main, address.as_ptr(), connect, idle, reuse.into());
+            (raw, pool.join(b"proxy:", address.to_bytes()))
         };
-        let worker = Worker(NonNull::new(worker)?);
+        let worker = Worker { raw: NonNull::new(raw)?, url };
         known.insert(addr, worker);
         Some(worker)
     }
@@ -116,9 +128,8 @@ impl Workers {
         repeatable: bool,
     ) -> Option<Attempt> {
         let worker = self.worker(addr)?;
-        let url = [format!("proxy:http://{addr}").as_bytes(), target].concat();
-        let url = request.pool().text(&url);
-        let code = request.mod_proxy(worker.0, url, self.overlay, repeatable);
+        let url = request.pool().join(worker.url.to_bytes(), target);
+        let code = request.mod_proxy(worker.raw, url, repeatable);
         let unanswered = request.unanswered();
         Some(match code {
             c if c == ffi::OK as i32 || c == ffi::DONE || !unanswered => Attempt::Answered(c),
@@ -129,17 +140,12 @@ impl Workers {
 }
 
 impl Request<'_> {
-    fn mod_proxy(
-        self,
-        worker: NonNull<std::ffi::c_void>,
-        url: &std::ffi::CStr,
-        overlay: NonNull<std::ffi::c_void>,
-        silent: bool,
-    ) -> i32 {
-        // SAFETY: the request is live and this thread's; worker and overlay live as long as the child.
+    /// The address is of the pool of the request.
+    fn mod_proxy(self, worker: NonNull<std::ffi::c_void>, url: &CStr, silent: bool) -> i32 {
+        // SAFETY: the request is live and this thread's; the worker lives as long as the child. The server may write
+        // to the address, which is memory of the request that nobody else reads meanwhile.
         unsafe {
-            let (worker, overlay) = (worker.as_ptr(), overlay.as_ptr());
-            ffi::httpd_shim_proxy_try(self.raw(), worker, url.as_ptr(), overlay, silent.into())
+            ffi::httpd_shim_proxy_try(self.raw(), worker.as_ptr(), url.as_ptr().cast_mut(), silent.into())
         }
     }
 

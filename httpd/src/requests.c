@@ -21,6 +21,8 @@ static struct {
     char *(*define_worker)(apr_pool_t *, proxy_worker **, proxy_balancer *, proxy_server_conf *, const char *, int);
     apr_status_t (*initialize_worker)(proxy_worker *, server_rec *, apr_pool_t *);
     void (*hook_pre_request)(proxy_HOOK_pre_request_t *, const char *const *, const char *const *, int);
+    /* Length of a vector of settings: a place for each module. */
+    int modules;
 } mod_proxy;
 
 int httpd_shim_proxy_find(void)
@@ -55,34 +57,32 @@ void httpd_shim_proxy_hook(void)
     mod_proxy.hook_pre_request(own_worker, NULL, NULL, APR_HOOK_FIRST);
 }
 
-void *httpd_shim_proxy_overlay(apr_pool_t *p)
+void httpd_shim_proxy_ready(void)
 {
-    proxy_dir_conf *conf = mod_proxy.proxy->create_dir_config(p, NULL);
+    const module *m;
+
+    mod_proxy.modules = 0;
+    for (m = ap_top_module; m != NULL; m = m->next) {
+        if (m->module_index >= mod_proxy.modules) {
+            mod_proxy.modules = m->module_index + 1;
+        }
+    }
+}
+
+/* The settings of a request with those of mod_proxy changed. Merging would do it too, for much more. */
+static struct ap_conf_vector_t *with_overlay(request_rec *r)
+{
+    int index = mod_proxy.proxy->module_index;
+    void **copy = apr_pmemdup(r->pool, r->per_dir_config, mod_proxy.modules * sizeof(void *));
+    proxy_dir_conf *conf = copy[index] != NULL ? apr_pmemdup(r->pool, copy[index], sizeof(*conf))
+                                               : mod_proxy.proxy->create_dir_config(r->pool, NULL);
 
     conf->preserve_host = 1;
     conf->preserve_host_set = 1;
     /* The other server restores the client's address from these. */
     conf->add_forwarded_headers = 1;
     conf->add_forwarded_headers_set = 1;
-    return conf;
-}
-
-/* The settings of a request with those of mod_proxy changed. Merging all modules would do it too, for much more. */
-static struct ap_conf_vector_t *with_overlay(request_rec *r, void *overlay)
-{
-    void **copy;
-    int modules = 0;
-    const module *m;
-
-    for (m = ap_top_module; m != NULL; m = m->next) {
-        if (m->module_index >= modules) {
-            modules = m->module_index + 1;
-        }
-    }
-    /* A vector has a place for each module. */
-    copy = apr_pmemdup(r->pool, r->per_dir_config, modules * sizeof(void *));
-    copy[mod_proxy.proxy->module_index] =
-        mod_proxy.proxy->merge_dir_config(r->pool, copy[mod_proxy.proxy->module_index], overlay);
+    copy[index] = conf;
     return (struct ap_conf_vector_t *)copy;
 }
 
@@ -111,7 +111,7 @@ int httpd_shim_unanswered(request_rec *r)
     return r->bytes_sent == 0 && r->sent_bodyct == 0 && !r->eos_sent && !r->connection->aborted;
 }
 
-int httpd_shim_proxy_try(request_rec *r, void *worker, const char *filename, void *overlay, int silent)
+int httpd_shim_proxy_try(request_rec *r, void *worker, char *filename, int silent)
 {
     char *filename_before = r->filename;
     const char *handler_before = r->handler;
@@ -120,10 +120,10 @@ int httpd_shim_proxy_try(request_rec *r, void *worker, const char *filename, voi
     int keepalives = r->connection->keepalives;
     int rv;
 
-    r->filename = apr_pstrdup(r->pool, filename);
+    r->filename = filename;
     r->handler = "proxy-server";
     r->proxyreq = PROXYREQ_REVERSE;
-    r->per_dir_config = with_overlay(r, overlay);
+    r->per_dir_config = with_overlay(r);
     apr_table_setn(r->notes, "proxy-nocanon", "1");
     apr_pool_userdata_setn(worker, WORKER_KEY, NULL, r->pool);
     if (silent) {

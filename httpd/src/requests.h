@@ -10,15 +10,16 @@ int httpd_shim_proxy_find(void);
 /* Lets requests under httpd_shim_proxy_try go to their own worker. */
 void httpd_shim_proxy_hook(void);
 
-/* Settings of mod_proxy over those of a request: the client's Host is kept. */
-void *httpd_shim_proxy_overlay(apr_pool_t *p);
+/* To be called in each child, when all modules are known. */
+void httpd_shim_proxy_ready(void);
 
 /* A worker with a pool of connections of its own; null when mod_proxy refuses. Times in microseconds. */
 void *httpd_shim_proxy_worker(apr_pool_t *p, server_rec *s, const char *url, apr_interval_time_t connect,
                               apr_interval_time_t idle, int reuse);
 
-/* Sends a request through a worker. After a failure the request is as before, for another attempt. */
-int httpd_shim_proxy_try(request_rec *r, void *worker, const char *filename, void *overlay, int silent);
+/* Sends a request through a worker, with the client's Host. The file name lives as long as the request and may be
+ * changed. After a failure the request is as before, for another attempt. */
+int httpd_shim_proxy_try(request_rec *r, void *worker, char *filename, int silent);
 
 /* Whether nothing of the response has been sent. */
 int httpd_shim_unanswered(request_rec *r);

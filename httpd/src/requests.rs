@@ -33,6 +33,17 @@ impl Outcome {
     }
 }
 
+/// Settings of a section within another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Merged<T> {
+    /// Those around it.
+    Base,
+    /// Its own.
+    Over,
+    /// Something of both.
+    New(T),
+}
+
 /// A module with a say in each request.
 pub trait RequestModule: Module {
     /// Settings of a directory or location.
@@ -41,8 +52,9 @@ pub trait RequestModule: Module {
     /// Settings before any directive was read.
     fn create_dir() -> Self::DirConfig;
 
-    /// Settings of an inner section over those around it.
-    fn merge_dir(base: &Self::DirConfig, over: &Self::DirConfig) -> Self::DirConfig;
+    /// Settings of an inner section over those around it. Sections are merged for each request, so it is worth saying
+    /// that one of the two holds as it is.
+    fn merge_dir(base: &Self::DirConfig, over: &Self::DirConfig) -> Merged<Self::DirConfig>;
 
     /// In the parent, just before the first children, once in the life of the server.
     fn pre_mpm() {}
@@ -115,11 +127,15 @@ pub(crate) unsafe extern "C" fn merge_dir<M: RequestModule>(
     over: *mut c_void,
 ) -> *mut c_void {
     // SAFETY: the server gives a live pool and settings made by this module.
-    let (pool, base, over) = unsafe {
+    let (pool, outer, inner) = unsafe {
         (Pool::from_raw(p), base.cast::<M::DirConfig>().as_ref(), over.cast::<M::DirConfig>().as_ref())
     };
-    guard("merge_dir", std::ptr::null_mut(), || match (base, over) {
-        (Some(base), Some(over)) => keep(pool, M::merge_dir(base, over)),
+    guard("merge_dir", std::ptr::null_mut(), || match (outer, inner) {
+        (Some(outer), Some(inner)) => match M::merge_dir(outer, inner) {
+            Merged::Base => base,
+            Merged::Over => over,
+            Merged::New(settings) => keep(pool, settings),
+        },
         _ => std::ptr::null_mut(),
     })
 }
@@ -172,9 +188,18 @@ impl<'a> Table<'a> {
     }
 
     /// Sets the only value of a name.
-    pub fn set(self, name: &CStr, value: &[u8]) {
-        // SAFETY: the table is live and copies both texts.
-        unsafe { ffi::apr_table_set(self.raw, name.as_ptr(), self.pool.text(value).as_ptr()) };
+    pub fn set(self, name: &'static CStr, value: &[u8]) {
+        self.put(name, self.pool.text(value));
+    }
+
+    /// As [`set`](Self::set), for a value that need not be copied.
+    pub fn set_static(self, name: &'static CStr, value: &'static CStr) {
+        self.put(name, value);
+    }
+
+    fn put(self, name: &'static CStr, value: &'a CStr) {
+        // SAFETY: the table is live and keeps both pointers; the texts live as long as it does.
+        unsafe { ffi::apr_table_setn(self.raw, name.as_ptr(), value.as_ptr()) };
     }
 
     /// Removes all values of a name.
@@ -284,8 +309,8 @@ impl<'a> Request<'a> {
     }
 
     /// Makes this the address of the client. False if it is none.
-    pub fn set_client(self, addr: IpAddr) -> bool {
-        let text = self.pool().text(addr.to_string().as_bytes());
+    pub fn set_client(self, addr: &[u8]) -> bool {
+        let text = self.pool().text(addr);
         // SAFETY: a live request of this thread and a NUL-terminated text.
         unsafe { ffi::httpd_shim_set_client(self.raw(), text.as_ptr()) != 0 }
     }

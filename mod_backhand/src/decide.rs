@@ -2,6 +2,7 @@
 // spec: mod_backhand 9
 
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::chain::SELF;
@@ -72,20 +73,23 @@ pub(crate) fn handler(request: Request<'_>) -> Outcome {
 /// Whether a decision is made for it at all.
 // spec: mod_backhand 9.1
 fn is_eligible(request: Request<'_>) -> bool {
-    let decided = std::iter::successors(Some(request), |r| r.previous())
-        .any(|r| r.state::<Backhand, Decided>().is_some());
+    let decided = || {
+        std::iter::successors(Some(request), |r| r.previous())
+            .any(|r| r.state::<Backhand, Decided>().is_some())
+    };
     let upgrade = || request.headers_in().get(c"Upgrade").is_some();
-    !decided
+    // The commonest first: the handlers of a request that is sent on run again.
+    !request.is_proxied()
         && request.is_main()
-        && !request.is_proxied()
         && request.status() == 200
+        && !decided()
         && !has_hopped(request)
         && !matches!(request.method(), b"CONNECT" | b"TRACE")
         && !upgrade()
 }
 
 fn decide(request: Request<'_>, dir: &Dir, chain: &Chain, snapshot: &Snapshot) -> Decision {
-    let cookies = request.headers_in().all(c"Cookie");
+    let cookies = if chain.reads_session() { request.headers_in().all(c"Cookie") } else { Vec::new() };
     let view = RequestView { cookies: &cookies, query: request.query() };
     let mut random = random();
     let explain = dir.explain() || dir.dry_run();
@@ -164,7 +168,7 @@ impl Work<'_> {
     /// Leaves the request to the handlers of this server.
     fn local(&self) -> Outcome {
         self.table.counters.local.fetch_add(1, Relaxed);
-        self.request.subprocess_env().set(c"BACKHAND_METHOD", b"local");
+        self.request.subprocess_env().set_static(c"BACKHAND_METHOD", c"local");
         if self.attempts > 0 {
             self.request.replay_body();
             self.note_attempts();
@@ -176,7 +180,11 @@ impl Work<'_> {
     }
 
     fn note_attempts(&self) {
-        self.request.subprocess_env().set(c"BACKHAND_ATTEMPTS", self.attempts.to_string().as_bytes());
+        let env = self.request.subprocess_env();
+        match self.attempts {
+            1 => env.set_static(c"BACKHAND_ATTEMPTS", c"1"),
+            more => env.set(c"BACKHAND_ATTEMPTS", more.to_string().as_bytes()),
+        }
     }
 
     /// `None` if the request is to be proxied.
@@ -209,14 +217,14 @@ impl Work<'_> {
         self.request.headers_out().set(c"Location", &location);
         self.request.err_headers_out().set(c"Cache-Control", b"no-store");
         self.table.counters.redirected.fetch_add(1, Relaxed);
-        self.tell(server, b"redirect");
+        self.tell(server, c"redirect");
         Some(Outcome::Status(302))
     }
 
-    fn tell(&self, server: &Server, method: &[u8]) {
+    fn tell(&self, server: &Server, method: &'static CStr) {
         let env = self.request.subprocess_env();
         env.set(c"BACKHAND_TO", server.stat.hostname.as_str().as_bytes());
-        env.set(c"BACKHAND_METHOD", method);
+        env.set_static(c"BACKHAND_METHOD", method);
         self.note_attempts();
     }
 
@@ -232,7 +240,8 @@ impl Work<'_> {
             headers.set(c"Host", request.server().hostname().unwrap_or(b"localhost"));
         }
         let proto_before = headers.get(c"X-Forwarded-Proto");
-        headers.set(c"X-Forwarded-Proto", request.scheme().0.as_bytes());
+        let scheme = if request.scheme().0 == "https" { c"https" } else { c"http" };
+        headers.set_static(c"X-Forwarded-Proto", scheme);
         let own = self.snapshot.get(SELF).map(|s| s.stat.contact)?;
         let key = self.child.plan.global.keys.first();
         headers.set(HOP, hop::make(own, begun, key, signed(request, self.target)).as_bytes());
@@ -246,7 +255,7 @@ impl Work<'_> {
         let (code, why) = match attempt {
             Some(Attempt::Answered(code)) => {
                 self.table.counters.proxied.fetch_add(1, Relaxed);
-                self.tell(server, b"proxy");
+                self.tell(server, c"proxy");
                 return Some(Outcome::Done(code));
             }
             Some(Attempt::NoConnection) => (None, "no connection"),
@@ -260,13 +269,13 @@ impl Work<'_> {
         let text = format!("{} ({addr}): {why}", server.stat.hostname);
         log(request.server().log(), Category::Proxy, Level::Warning, &text);
         code.map(|code| {
-            self.tell(server, b"proxy");
+            self.tell(server, c"proxy");
             Outcome::Done(code)
         })
     }
 }
 
-fn put_back(headers: httpd::requests::Table<'_>, name: &std::ffi::CStr, value: Option<&[u8]>) {
+fn put_back(headers: httpd::requests::Table<'_>, name: &'static CStr, value: Option<&[u8]>) {
     match value {
         Some(value) => headers.set(name, value),
         None => headers.remove(name),

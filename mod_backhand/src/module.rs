@@ -13,7 +13,8 @@ use httpd::module::{config, say_at_start};
 use httpd::proxy::{self, Connections, Workers};
 use httpd::requests::{first_port, runtime_path};
 use httpd::{
-    Hooks, Level, MainState, Module, Order, Outcome, Pool, Request, RequestModule, Server, Status, manager,
+    Hooks, Level, MainState, Merged, Module, Order, Outcome, Pool, Request, RequestModule, Server, Status,
+    manager,
 };
 
 use crate::manager::{BackhandManager, source_towards};
@@ -177,7 +178,7 @@ impl RequestModule for Backhand {
         Dir::default()
     }
 
-    fn merge_dir(base: &Dir, over: &Dir) -> Dir {
+    fn merge_dir(base: &Dir, over: &Dir) -> Merged<Dir> {
         Dir::merge(base, over)
     }
 

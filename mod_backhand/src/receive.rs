@@ -1,7 +1,7 @@
 //! Requests that another server sent.
 // spec: mod_backhand 9.3
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::hop::{Signed, verify};
@@ -49,7 +49,7 @@ pub(crate) fn post_read(request: Request<'_>) {
     }
     let Some(value) = request.headers_in().get(HOP) else { return };
     // Never sent on, even when it is not believed: servers whose keys or clocks differ must not play ball with it.
-    request.notes().set(NOTE, b"1");
+    request.notes().set_static(NOTE, c"1");
     let Some((child, table)) = child().zip(shared::table()) else { return };
     let plan = &child.plan;
     let peer = request.peer();
@@ -78,9 +78,9 @@ pub(crate) fn post_read(request: Request<'_>) {
     table.counters.hop_in.fetch_add(1, Relaxed);
     request.subprocess_env().set(c"BACKHAND_FROM", from.to_string().as_bytes());
     let forwarded = request.headers_in().get(c"X-Forwarded-For").unwrap_or_default();
-    let last = forwarded.rsplit(|b| *b == b',').next().and_then(|last| std::str::from_utf8(last).ok());
-    if let Some(client) = last.and_then(|last| last.trim().parse::<IpAddr>().ok()) {
-        request.set_client(client);
+    if let Some(last) = forwarded.rsplit(|b| *b == b',').next() {
+        // What is no address changes nothing.
+        request.set_client(last.trim_ascii());
     }
     if plan.global.peer_keepalive {
         request.force_keepalive();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use backhand::acl::parse_contact;
 use backhand::matrix::SLOTS_MAX;
 use backhand::{Chain, Destination, Function, Key, Micros, Name, Network};
-use httpd::{DirDirective, Directive, Level, Log, Scope};
+use httpd::{DirDirective, Directive, Level, Log, Merged, Scope};
 
 use crate::external;
 use crate::module::Backhand;
@@ -98,8 +98,14 @@ pub(crate) struct Dir {
 impl Dir {
     /// An inner section over those around it: a chain replaces a chain as a whole.
     // spec: mod_backhand 2.1
-    pub(crate) fn merge(base: &Self, over: &Self) -> Self {
-        Self {
+    pub(crate) fn merge(base: &Self, over: &Self) -> Merged<Self> {
+        if over.is_empty() {
+            return Merged::Base;
+        }
+        if base.is_empty() {
+            return Merged::Over;
+        }
+        Merged::New(Self {
             chain: over.chain.clone().or_else(|| base.chain.clone()),
             self_redirect: over.self_redirect.or(base.self_redirect),
             max_attempts: over.max_attempts.or(base.max_attempts),
@@ -107,7 +113,16 @@ impl Dir {
             redirect_methods: over.redirect_methods.clone().or_else(|| base.redirect_methods.clone()),
             dry_run: over.dry_run.or(base.dry_run),
             explain: over.explain.or(base.explain),
-        }
+        })
+    }
+
+    /// Whether no directive was given.
+    fn is_empty(&self) -> bool {
+        let Self { chain, self_redirect, max_attempts, fallback, redirect_methods, dry_run, explain } = self;
+        chain.is_none()
+            && redirect_methods.is_none()
+            && (self_redirect, max_attempts, fallback) == (&None, &None, &None)
+            && (dry_run, explain) == (&None, &None)
     }
 
     pub(crate) fn self_redirect(&self) -> bool {

@@ -1,7 +1,8 @@
 //! The matrix in shared memory, and its view for candidacy functions in C.
 
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use backhand::Table;
 use backhand::matrix::SLOTS_MAX;
@@ -15,7 +16,8 @@ pub(crate) struct SharedTable(pub(crate) Table<SLOTS_MAX>);
 // SAFETY: the table consists of atomics without pointers, and all zero bytes are an empty table.
 unsafe impl Zeroed for SharedTable {}
 
-static TABLE: Mutex<Option<Shared<SharedTable>>> = Mutex::new(None);
+/// Null before it is open; set by the parent, read by all without a lock.
+static TABLE: AtomicPtr<Table<SLOTS_MAX>> = AtomicPtr::new(ptr::null_mut());
 
 /// One record as candidacy functions in C see it.
 #[repr(C)]
@@ -33,7 +35,7 @@ pub(crate) static mut serverstats: *mut serverstat = ptr::null_mut();
 /// Finds or makes the table; in the parent.
 pub(crate) fn open() -> std::io::Result<()> {
     let shared = Shared::<SharedTable>::retained(c"mod_backhand.table")?;
-    *TABLE.lock().unwrap_or_else(PoisonError::into_inner) = Some(shared);
+    TABLE.store(ptr::from_ref(&shared.get().0).cast_mut(), Release);
     let records = shared.get().0.classic().as_ptr().cast::<serverstat>().cast_mut();
     // SAFETY: one thread configures; functions of users read the variable later only, and write atomics at most.
     unsafe { (&raw mut serverstats).write(records) };
@@ -42,6 +44,6 @@ pub(crate) fn open() -> std::io::Result<()> {
 
 /// The table, once it is open.
 pub(crate) fn table() -> Option<&'static Table<SLOTS_MAX>> {
-    let table = *TABLE.lock().unwrap_or_else(PoisonError::into_inner);
-    table.map(|shared| &shared.get().0)
+    // SAFETY: null, or the table that `open` found, which is never unmapped and consists of atomics.
+    unsafe { TABLE.load(Acquire).as_ref() }
 }
