@@ -6,18 +6,21 @@ use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use tracing::{error, info, warn};
 
-use crate::index::Index;
 use crate::output::with_suffix;
+use crate::retention::remove_oldest;
 use crate::rotate::{Archive, Rotation};
 
 /// Most files that wait to be compressed; more are found at the next start.
 const JOBS_MAX: usize = 65_536;
+/// So often is looked for files that have become too old.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// Most directories that are looked into for old files.
 const DIRS_MAX: usize = 10_000;
 
@@ -46,15 +49,15 @@ impl Archiver {
     pub fn start(plans: Vec<(Arc<Rotation>, Vec<PathBuf>)>) -> io::Result<Self> {
         let (jobs, inbox) = sync_channel(JOBS_MAX);
         let work = move || {
-            for (plan, current) in plans {
-                let current: BTreeSet<_> = current.into_iter().collect();
-                for path in complete_files(&plan).into_values().flatten() {
+            for (plan, current) in &plans {
+                let current: BTreeSet<_> = current.iter().collect();
+                for path in complete_files(plan).into_values().flatten() {
                     if plan.archive != Archive::Keep && !is_packed(&path) && !current.contains(&path) {
-                        handle(&Job { path, plan: Arc::clone(&plan) });
+                        handle(&Job { path, plan: Arc::clone(plan) });
                     }
                 }
             }
-            run(&inbox);
+            run(&inbox, &plans.into_iter().map(|(plan, _)| plan).collect::<Vec<_>>());
         };
         let thread = thread::Builder::new().name("archive".into()).spawn(work)?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
@@ -81,9 +84,18 @@ impl Archiver {
     }
 }
 
-fn run(inbox: &Receiver<Job>) {
-    while let Ok(job) = inbox.recv() {
-        handle(&job);
+fn run(inbox: &Receiver<Job>, plans: &[Arc<Rotation>]) {
+    loop {
+        // Files grow old also when no other is completed.
+        plans.iter().for_each(|plan| remove_oldest(plan, SystemTime::now()));
+        let looked = Instant::now();
+        while let Some(rest) = LOOK_EVERY.checked_sub(looked.elapsed()) {
+            match inbox.recv_timeout(rest) {
+                Ok(job) => handle(&job),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
     }
 }
 
@@ -95,12 +107,11 @@ fn handle(job: &Job) {
             error!(file = %job.path.display(), error = %format!("{error:#}"), "A complete file cannot be compressed; it is left as it is.");
         }
     }
-    if let Some(keep) = job.plan.keep {
-        remove_oldest(&job.plan, keep);
-    }
+    remove_oldest(&job.plan, SystemTime::now());
 }
 
-fn is_packed(path: &Path) -> bool {
+/// Whether a complete file was compressed already.
+pub(crate) fn is_packed(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "gz" || e == "zst" || e == "parquet")
 }
 
@@ -184,7 +195,7 @@ fn parquet_encode(_: &Path, _: &mut impl Write) -> anyhow::Result<()> {
 
 /// Complete files of a plan, oldest first: by virtual host, if files are split by it.
 pub fn complete_files(plan: &Rotation) -> BTreeMap<Vec<u8>, Vec<PathBuf>> {
-    let mut found: BTreeMap<Vec<u8>, Vec<(std::time::SystemTime, PathBuf)>> = BTreeMap::new();
+    let mut found: BTreeMap<Vec<u8>, Vec<(SystemTime, PathBuf)>> = BTreeMap::new();
     let Ok(shape) = plan.complete_shape() else { return BTreeMap::new() };
     let name = plan.template.fixed_dir();
     let mut dirs = vec![(name, plan.template.depth())];
@@ -218,34 +229,14 @@ pub fn complete_files(plan: &Rotation) -> BTreeMap<Vec<u8>, Vec<PathBuf>> {
     sorted.collect()
 }
 
-/// Removes all but the newest complete files, with their indexes. The file that is being written counts as one.
-fn remove_oldest(plan: &Rotation, keep: usize) {
-    let extra = usize::from(plan.template.has_time());
-    for files in complete_files(plan).into_values() {
-        let old = files.len().saturating_sub(keep + extra);
-        for path in &files[..old] {
-            let plain = if is_packed(path) { path.with_extension("") } else { path.clone() };
-            match std::fs::remove_file(path) {
-                Ok(()) => {
-                    info!(file = %path.display(), keep, "Old file removed.");
-                    // There may be none.
-                    let _ = std::fs::remove_file(Index::path_of(&plain));
-                }
-                Err(error) => error!(file = %path.display(), %error, "An old file cannot be removed."),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::time::{Duration, SystemTime};
-
     use super::*;
+    use crate::retention::Keep;
     use crate::rotate::Template;
+    use std::io::Read;
 
-    fn plan(dir: &Path, name: &str, archive: Archive, keep: Option<usize>) -> Arc<Rotation> {
+    fn plan(dir: &Path, name: &str, archive: Archive, keep: Vec<Keep>) -> Arc<Rotation> {
         let template = Template::parse(&dir.join(name).display().to_string()).expect("template");
         Arc::new(Rotation { archive, keep, ..Rotation::new(template) })
     }
@@ -294,7 +285,7 @@ mod tests {
     #[test]
     fn what_an_earlier_run_left_is_done_and_the_oldest_are_removed() {
         let dir = tempfile::tempdir().expect("dir");
-        let plan = plan(dir.path(), "a-%Y%m%d.log", Archive::Gzip, Some(3));
+        let plan = plan(dir.path(), "a-%Y%m%d.log", Archive::Gzip, vec![Keep::Files(3)]);
         let now = SystemTime::now();
         for (age, name) in
             ["a-20260106.log", "a-20260105.log", "a-20260104.log.gz", "a-20260103.log.gz", "a-20260102.log"]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use spread::GroupName;
 
 use crate::config::{self, Fsync};
+use crate::retention::Keep;
 use crate::rotate::{Archive, Period};
 use crate::route::{Matcher, Rewrite};
 use crate::words::{self, Daemon, Size, Word};
@@ -218,9 +219,11 @@ pub struct LogOptions {
     #[serde(deserialize_with = "words::one")]
     pub compress: Option<Archive>,
 
-    /// So many complete files are kept, older ones removed [default: all].
-    #[arg(long, value_name = "NUMBER")]
-    pub keep: Option<usize>,
+    /// Which complete files are kept, older ones are removed: so many (90), so old (30d; h, d, w), so many bytes (100G;
+    /// K, M, G, T). May be repeated: what is beyond one limit goes [default: all].
+    #[arg(long, value_name = "LIMIT", value_parser = Keep::read)]
+    #[serde(deserialize_with = "words::many")]
+    pub keep: Vec<Keep>,
 }
 
 /// A session in a TOML file.

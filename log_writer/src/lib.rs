@@ -21,9 +21,11 @@
 //! | [`vhosts`] | a file for each virtual host |
 //! | [`mod@format`] | lines as received, with numbers, as JSON |
 //! | [`order`] | lines in the order of their times |
+//! | [`skew`] | clocks of web servers that are ahead |
 //! | [`output`] | one file, pipe or standard output |
 //! | [`rotate`] | when a new file begins and what it is called |
-//! | [`archive`] | compression and removal of complete files |
+//! | [`archive`] | compression of complete files |
+//! | [`retention`] | which complete files are kept |
 //! | [`index`] | the numbers of the lines, beside a file |
 //! | [`audit`] | what a file holds, proved by its index |
 //! | [`repair`] | the torn end of a file after a crash |
@@ -47,12 +49,14 @@ pub mod output;
 pub mod queue;
 pub mod reader;
 pub mod repair;
+pub mod retention;
 pub mod rotate;
 pub mod route;
 pub mod run;
 pub mod settings;
 pub mod ship;
 pub mod sink;
+pub mod skew;
 pub mod spill;
 pub mod state;
 pub mod vhosts;

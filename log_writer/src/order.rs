@@ -4,7 +4,7 @@
 //! Lines are held until the largest time seen is a window later than their own; what is released when depends on the
 //! lines alone, so two writers still write the same bytes. Only when the stream stands still are held lines released by
 //! the clock.
-// spec: log_writer L-14
+// spec: log_writer L-14, L-15
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use log_stream::SourceId;
 
+use tracing::info;
+
 use crate::route::time_of;
+use crate::skew::{Change, Skews};
 
 /// A line that is held.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +43,7 @@ pub struct TimeOrder {
     /// Lines up to this time were released.
     released: i64,
     late: u64,
+    skews: Skews,
     last_push: Option<Instant>,
     window: Duration,
 }
@@ -47,9 +51,11 @@ pub struct TimeOrder {
 impl TimeOrder {
     /// Holds lines for a window, and at most so many bytes.
     pub fn new(window: Duration, bytes_max: usize) -> Self {
+        // Times in lines are whole seconds.
+        let window_s = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
         Self {
-            // Times in lines are whole seconds.
-            window_s: i64::try_from(window.as_secs()).unwrap_or(i64::MAX),
+            window_s,
+            skews: Skews::new(window_s),
             held: BTreeMap::new(),
             bytes: 0,
             bytes_max,
@@ -65,7 +71,16 @@ impl TimeOrder {
 
     /// Takes a line; gives the lines that are due, in order.
     pub fn push(&mut self, now: Instant, held: Held, out: &mut Vec<Held>) {
-        let time = stamp(&held.line).unwrap_or(self.before);
+        let time = match (stamp(&held.line), held.origin) {
+            (Some(time), Some((source, _))) => {
+                let (time, change) = self.skews.time(source, time);
+                if let Some(change) = change {
+                    self.learn(&change);
+                }
+                time
+            }
+            (time, _) => time.unwrap_or(self.before),
+        };
         self.before = time;
         self.newest = self.newest.max(time);
         self.last_push = Some(now);
@@ -88,6 +103,25 @@ impl TimeOrder {
             self.bytes -= held.line.len();
             out.push(held);
         }
+    }
+
+    /// Clocks are seen in another way than before: so are the lines that wait.
+    fn learn(&mut self, change: &Change) {
+        for (source, by) in &change.sources {
+            if *by > 0 {
+                info!(%source, ahead_s = by, "The clock of a source is ahead of others; its lines are ordered as if it were right.");
+            } else {
+                info!(%source, "The clock of a source was set right.");
+            }
+        }
+        self.newest = change.newest;
+        self.released = self.released.min(self.newest.saturating_sub(self.window_s));
+        let seen = |held: &Held, time: i64| {
+            let by = held.origin.and_then(|(source, _)| change.sources.get(&source));
+            time.saturating_sub(by.copied().unwrap_or(0))
+        };
+        let held = std::mem::take(&mut self.held).into_iter();
+        self.held = held.map(|((time, n), held)| ((seen(&held, time), n), held)).collect();
     }
 
     /// When held lines are released if no other comes.
@@ -114,6 +148,11 @@ impl TimeOrder {
             }
         }
         lowest
+    }
+
+    /// Sources whose clocks are ahead, in seconds.
+    pub fn ahead(&self) -> Vec<(SourceId, i64)> {
+        self.skews.ahead().collect()
     }
 
     /// Lines that are held, and lines that came too late for their place.
@@ -165,6 +204,28 @@ mod tests {
         assert_eq!(order.deadline(), Some(now + Duration::from_secs(5)));
         order.release(&mut out);
         assert_eq!((numbers(&mut out), order.deadline()), (vec![3, 6], None));
+    }
+
+    #[test]
+    fn a_source_that_is_an_hour_ahead_does_not_make_the_others_late() {
+        let (mut order, now) = (TimeOrder::new(Duration::from_secs(5), 1 << 20), Instant::now());
+        let mut out = Vec::new();
+        for n in 0..120_u64 {
+            let (second, fast) = (n / 2, n % 2 == 1);
+            let hour = if fast { 14 } else { 13 };
+            let line =
+                format!("h - - [10/Oct/2000:{hour}:55:{second:02} +0000] \"GET /{n} HTTP/1.1\" 200 5\n");
+            order.push(now, Held { line: line.into(), ..held(0, n) }, &mut out);
+        }
+        // Until it is known for sure, a few are.
+        assert!(order.counts().1 <= 4, "{:?}", order.counts());
+        assert_eq!(order.ahead().len(), 1);
+        order.release(&mut out);
+        let mut numbers = numbers(&mut out);
+        // In the order of true times, but for these.
+        assert!(numbers[16..].is_sorted_by_key(|n| n / 2), "{numbers:?}");
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..120).collect::<Vec<_>>());
     }
 
     #[test]

@@ -10,6 +10,8 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan, Zoned};
 use regex::bytes::{Regex, RegexBuilder};
 
+use crate::retention::Keep;
+
 /// Conversions of strftime that may stand in a name, and what they look like. Others are refused: files that belong
 /// together are found by their names.
 const CONVERSIONS: [(char, &str, u32); 13] = [
@@ -320,8 +322,8 @@ pub struct Rotation {
     pub link: Option<PathBuf>,
     /// What is done with complete files.
     pub archive: Archive,
-    /// So many complete files are kept (for each virtual host).
-    pub keep: Option<usize>,
+    /// Which complete files are kept (for each virtual host): those within all these limits.
+    pub keep: Vec<Keep>,
 }
 
 impl Rotation {
@@ -335,7 +337,7 @@ impl Rotation {
             zone: TimeZone::UTC,
             link: None,
             archive: Archive::Keep,
-            keep: None,
+            keep: Vec::new(),
         }
     }
 

@@ -202,7 +202,7 @@ fn rotation_of(options: &LogOptions) -> anyhow::Result<Option<Rotation>> {
     let wanted = options.rotate.is_some() || options.rotate_size.is_some();
     let named = file.as_ref().is_some_and(|f| f.to_string_lossy().contains('%'));
     let more = options.link.is_some()
-        || options.keep.is_some()
+        || !options.keep.is_empty()
         || options.compress.is_some_and(|c| c != Archive::Keep);
     let Some(file) =
         file.filter(|_| wanted || named && (options.output.is_some() || options.vhost_name.is_some()))
@@ -223,7 +223,7 @@ fn rotation_of(options: &LogOptions) -> anyhow::Result<Option<Rotation>> {
     rotation.zone = zone(options.zone.as_deref())?;
     rotation.link = options.link.clone();
     rotation.archive = options.compress.unwrap_or_default();
-    rotation.keep = options.keep;
+    rotation.keep = options.keep.clone();
     let vhosts = options.vhost_dir.is_some();
     if vhosts != rotation.template.has_vhost() {
         bail!("{text:?}: %{{vhost}} stands in --vhost-name, and only there");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser as _;
 
 use super::*;
+use crate::retention::Keep;
 use crate::rotate::Period;
 
 fn of(args: &[&str]) -> anyhow::Result<Config> {
@@ -73,7 +74,10 @@ fn rotation_follows_from_flags_or_from_the_name() {
     };
     let (plan, state) =
         rotation(&["--output", "l/a-%F.log", "--compress", "gzip", "--keep", "9", "--link", "l/a"]);
-    assert_eq!((plan.every, plan.archive, plan.keep), (Some(Period::Days(1)), Archive::Gzip, Some(9)));
+    assert_eq!(
+        (plan.every, &plan.archive, &*plan.keep),
+        (Some(Period::Days(1)), &Archive::Gzip, &[Keep::Files(9)][..])
+    );
     assert_eq!(state, Some("l/a.log.state".into()));
     let (plan, _) = rotation(&["--output", "a", "--rotate", "15m", "--rotate-size", "1G"]);
     assert_eq!((plan.every, plan.size), (Some(Period::Seconds(900)), Some(1 << 30)));
@@ -97,7 +101,7 @@ fn a_toml_file_has_the_words_of_the_flags() {
         group = ["a", "b"]
         output = "/tmp/x-%Y%m%d.log"
         compress = "gzip"
-        keep = 30
+        keep = [30, "8w"]
         zone = "UTC"
         [[spread.log]]
         group = "c"
@@ -119,6 +123,8 @@ fn a_toml_file_has_the_words_of_the_flags() {
     assert_eq!(config.sessions.len(), 2);
     let first = &config.sessions[0];
     assert_eq!((first.daemons.len(), first.logs.len(), first.groups().len()), (2, 3, 3));
+    let kept = &first.logs[0].rotation.as_ref().expect("rotation").keep;
+    assert_eq!(kept[..], [Keep::Files(30), Keep::Age(Duration::from_secs(56 * 86_400))]);
     assert!(!first.logs[2].form.is_raw() && first.logs[2].matches.len() == 1);
     assert_eq!(first.state, Some("/tmp/x.log.state".into()));
     assert_eq!(config.sessions[1].state, Some("/tmp/y.state".into()));

@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error as _};
 use spread::{Address, GroupName};
 
 use crate::config::Fsync;
+use crate::retention::Keep;
 use crate::rotate::{Archive, Period, Template};
 use crate::route::{Matcher, Rewrite};
 
@@ -82,6 +83,12 @@ impl Word for Archive {
     }
 }
 
+impl Word for Keep {
+    fn read(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+}
+
 impl Word for Template {
     fn read(text: &str) -> Result<Self, String> {
         Self::parse(text)
@@ -136,15 +143,26 @@ pub fn many<'de, D: Deserializer<'de>, W: Word>(input: D) -> Result<Vec<W>, D::E
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a text or a list of texts")]
     enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
+        One(Text),
+        Many(Vec<Text>),
     }
-    let texts = match OneOrMany::deserialize(input)? {
-        OneOrMany::One(text) => vec![text],
-        OneOrMany::Many(texts) => texts,
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text")]
+    enum Text {
+        Text(String),
+        // `keep = 90`
+        Number(u64),
+    }
+    let values = match OneOrMany::deserialize(input)? {
+        OneOrMany::One(value) => vec![value],
+        OneOrMany::Many(values) => values,
     };
+    let texts = values.into_iter().map(|value| match value {
+        Text::Text(text) => text,
+        Text::Number(number) => number.to_string(),
+    });
     let read = |text: String| W::read(&text).map_err(|error| D::Error::custom(format!("{text:?}: {error}")));
-    texts.into_iter().map(read).collect()
+    texts.map(read).collect()
 }
 
 #[cfg(test)]

@@ -633,6 +633,7 @@ impl Writer {
             rotations = self.rotations,
             held,
             late,
+            clocks_ahead = self.order.as_ref().map_or(0, |order| order.ahead().len()),
             queued = fill.bytes,
             high_water = fill.high_water,
             spilled = fill.spilled,
