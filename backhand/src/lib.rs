@@ -13,6 +13,7 @@
 //! | [`table`] | the matrix in memory that many processes read without a lock |
 //! | [`chain`] | candidacy functions and decisions |
 //! | [`cost`] | the cost function of `byCost` |
+//! | [`request`] | what is read of a request |
 //! | [`redirect`] | whether a redirect is allowed, and to which name |
 //! | [`hop`] | the header that marks a request sent from server to server |
 //! | [`sample`] | the resources of this machine (Linux); the one module that reads clocks and files |
@@ -28,6 +29,7 @@ pub mod cost;
 pub mod hop;
 pub mod matrix;
 pub mod redirect;
+pub mod request;
 pub mod sample;
 pub mod stat;
 pub mod table;

@@ -4,12 +4,18 @@
 //! changes of it, a test of every run (`tests/tests/decoders.rs`).
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use access_log::{Format, Lines, parse_clf_time, unescape};
-use backhand::{Announcement, Key};
+use backhand::chain::NoExternal;
+use backhand::hop::{self, Signed};
+use backhand::stat::{Flags, Live};
+use backhand::{
+    Announcement, Chain, Function, Key, Micros, Name, Random, RequestView, Server, ServerStat, Snapshot,
+    redirect, request,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use log_stream::{Sequencer, SourceId};
 use spread_ring::wire::{Content, HEADER_LEN, Header, Packet};
@@ -24,7 +30,7 @@ use spreadd::{AccessList, Passwords, Rules};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("wire", wire),
     ("handshake", handshake),
     ("ring_packet", ring_packet),
@@ -33,6 +39,7 @@ pub const TARGETS: [Target; 10] = [
     ("log_stream", log_stream),
     ("monitor", monitor),
     ("announcement", announcement),
+    ("web_request", web_request),
     ("configuration", configuration),
     ("access_log", access_log),
 ];
@@ -226,6 +233,98 @@ pub fn announcement(data: &[u8]) {
     let keys = [Key::new(1, b"a secret that the input does not know")];
     if let Ok((_, valid)) = Announcement::decode(data, &keys) {
         assert!(!valid, "a forged code is valid");
+    }
+}
+
+/// A request as mod_backhand reads it: a request line and headers, each with whatever bytes Apache lets pass (no line
+/// ends). What is signed holds for this request only, nobody is believed without reason, a redirect goes to a host name
+/// and never away from a server that was asked for by its name, and a session names a candidate or nobody.
+pub fn web_request(data: &[u8]) {
+    let mut lines = data.split(|b| *b == b'\n');
+    let mut words = lines.next().unwrap_or_default().splitn(3, |b| *b == b' ');
+    let (method, unparsed) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let headers: Vec<(&[u8], &[u8])> = lines
+        .filter_map(|line| {
+            let colon = line.iter().position(|b| *b == b':')?;
+            Some((line[..colon].trim_ascii(), line[colon + 1..].trim_ascii()))
+        })
+        .collect();
+    let all = |name: &'static str| {
+        let same = move |(known, _): &&(&[u8], &[u8])| known.eq_ignore_ascii_case(name.as_bytes());
+        headers.iter().filter(same).map(|(_, value)| *value)
+    };
+    let first = |name| all(name).next();
+    let host = first("Host").unwrap_or_default();
+    let target = request::target(unparsed);
+    assert!(target.is_none_or(|t| t.starts_with(b"/") && unparsed.ends_with(t)), "not the end of the URI");
+    let _ = (
+        request::is_idempotent(method),
+        request::has_body(first("Transfer-Encoding"), first("Content-Length")),
+    );
+    let forwarded = request::forwarded(first("X-Forwarded-For").unwrap_or_default());
+    assert!(!forwarded.contains(&b','), "two addresses");
+
+    let keys = [Key::new(1, b"a secret that the input does not know")];
+    let now = Micros(1_700_000_000_000_000);
+    let signed = Signed { method, host, target: target.unwrap_or_default() };
+    for value in all("Backhand-Hop") {
+        assert_eq!(hop::verify(value, now, &keys, signed, |_| true), None, "a forged code is valid");
+        assert_eq!(hop::verify(value, now, &[], signed, |_| false), None, "an unknown peer is believed");
+        let mut asked = None;
+        let from = hop::verify(value, now, &[], signed, |from| {
+            asked = Some(from);
+            true
+        });
+        assert_eq!(from, asked, "another one than the caller agreed to");
+    }
+    let own = SocketAddr::from(([10, 0, 5, 10], 80));
+    let made = hop::make(own, now, keys.first(), signed);
+    assert_eq!(hop::verify(made.as_bytes(), now, &keys, signed, |_| false), Some(own), "{made}");
+    let longer = [signed.target, b"x"].concat();
+    let other = Signed { target: &longer, ..signed };
+    assert_eq!(hop::verify(made.as_bytes(), now, &keys, other, |_| false), None, "it holds for another path");
+
+    let slots = (0..4u8).map(|n| Some(server(n))).collect();
+    let snapshot = Snapshot { now, slots };
+    let cookies: Vec<&[u8]> = all("Cookie").collect();
+    let query = unparsed.splitn(2, |b| *b == b'?').nth(1).unwrap_or_default();
+    let mut chain = Chain::default();
+    for (name, arg) in [("byAge", None), ("byRandom", None), ("bySession", Some("sid=")), ("byLoad", None)] {
+        let function = Function::parse(name, arg).expect("a known function");
+        chain.push(name.to_owned(), function).expect("few functions");
+    }
+    let view = RequestView { cookies: &cookies, query };
+    let decision = chain.decide(&snapshot, &view, &mut Random::new(1), &mut NoExternal, true);
+    assert!(matches!(decision.set.len(), 1 | 4), "the session keeps one server or all");
+    if let Ok(host) = std::str::from_utf8(host) {
+        redirects(host, &snapshot);
+    }
+}
+
+/// A server of the table that requests are decided over.
+fn server(n: u8) -> Server {
+    let stat = ServerStat {
+        hostname: Name::new(&format!("www-{n}.example.com")).expect("a legal name"),
+        mtime: Micros(1_700_000_000_000_000),
+        contact: SocketAddr::from(([10, 0, 5, 10 + n], 80)),
+        load: u32::from(n),
+        ..ServerStat::default()
+    };
+    Server { stat, interval_ms: 1000, flags: Flags::default(), live: Live::default() }
+}
+
+fn redirects(host: &str, snapshot: &Snapshot) {
+    let names = || snapshot.slots.iter().flatten().map(|s| s.stat.hostname.as_str());
+    let plain = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_end_matches('.');
+    let known = names().any(|name| name.eq_ignore_ascii_case(plain) || name.eq_ignore_ascii_case(host));
+    assert!(!known || !redirect::is_allowed(host, names()), "{host:?} is a server's own name");
+    for server in snapshot.slots.iter().flatten() {
+        for format in [None, Some("%l.%D"), Some("%H"), Some("x%%-%h")] {
+            let Some(to) = redirect::by_name(&server.stat, format, host, 80) else { continue };
+            let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':');
+            assert!(!to.is_empty() && to.bytes().all(legal), "{to:?} is no host");
+        }
+        assert!(redirect::by_ip(&server.stat, 80).parse::<IpAddr>().is_ok());
     }
 }
 

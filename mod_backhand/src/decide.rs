@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use backhand::chain::SELF;
 use backhand::matrix::SLOTS_MAX;
 use backhand::{
-    Chain, Decision, Method, Micros, Random, RequestView, Server, Snapshot, Table, hop, redirect, sample,
+    Chain, Decision, Method, Micros, Random, RequestView, Server, Snapshot, Table, hop, redirect,
+    request as view, sample,
 };
 use httpd::proxy::Attempt;
 use httpd::requests::dir_config;
@@ -17,7 +18,7 @@ use httpd::{Level, Outcome, Request};
 use crate::explain;
 use crate::external::Objects;
 use crate::module::{Backhand, Child, child};
-use crate::receive::{HOP, has_hopped, signed, target};
+use crate::receive::{HOP, has_hopped, signed};
 use crate::settings::{Category, Dir, Fallback, log, micros};
 use crate::shared;
 
@@ -36,7 +37,7 @@ pub(crate) fn handler(request: Request<'_>) -> Outcome {
     if !is_eligible(request) {
         return Outcome::Declined;
     }
-    let Some(target) = target(request.original().unparsed_uri()) else { return Outcome::Declined };
+    let Some(target) = view::target(request.original().unparsed_uri()) else { return Outcome::Declined };
     request.keep_state::<Backhand, Decided>(Decided);
     let now = sample::now();
     let snapshot = table.snapshot(now);
@@ -245,7 +246,7 @@ impl Work<'_> {
         let own = self.snapshot.get(SELF).map(|s| s.stat.contact)?;
         let key = self.child.plan.global.keys.first();
         headers.set(HOP, hop::make(own, begun, key, signed(request, self.target)).as_bytes());
-        let repeatable = is_idempotent(request.method()) && !has_body(request);
+        let repeatable = view::is_idempotent(request.method()) && !has_body(request);
         self.table.begin(slot);
         let addr = server.stat.contact;
         let attempt = workers.attempt(request, addr, self.target, repeatable);
@@ -282,13 +283,7 @@ fn put_back(headers: httpd::requests::Table<'_>, name: &'static CStr, value: Opt
     }
 }
 
-/// Methods that may be sent twice.
-fn is_idempotent(method: &[u8]) -> bool {
-    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE" | b"PROPFIND")
-}
-
 fn has_body(request: Request<'_>) -> bool {
     let headers = request.headers_in();
-    headers.get(c"Transfer-Encoding").is_some()
-        || headers.get(c"Content-Length").is_some_and(|len| len != b"0")
+    view::has_body(headers.get(c"Transfer-Encoding"), headers.get(c"Content-Length"))
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::hop::{Signed, verify};
-use backhand::sample;
+use backhand::{request as view, sample};
 use httpd::{Level, Request};
 
 use crate::module::child;
@@ -20,21 +20,6 @@ const NOTE: &std::ffi::CStr = c"backhand-hop";
 /// Whether another server sent it, or says so.
 pub(crate) fn has_hopped(request: Request<'_>) -> bool {
     request.original().notes().get(NOTE).is_some()
-}
-
-/// Path and query as received, without scheme and authority of the absolute form.
-pub(crate) fn target(unparsed: &[u8]) -> Option<&[u8]> {
-    let scheme = [&b"http://"[..], b"https://"]
-        .into_iter()
-        .find(|scheme| unparsed.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
-    let path = match scheme {
-        Some(scheme) => {
-            let rest = unparsed.get(scheme.len()..)?;
-            rest.get(rest.iter().position(|b| *b == b'/')?..)?
-        }
-        None => unparsed,
-    };
-    path.starts_with(b"/").then_some(path)
 }
 
 /// What the header's code covers.
@@ -59,7 +44,7 @@ pub(crate) fn post_read(request: Request<'_>) {
             && plan.global.networks.iter().any(|n| n.contains(ip))
             && table.announces(ip)
     };
-    let target = target(request.unparsed_uri()).unwrap_or_default();
+    let target = view::target(request.unparsed_uri()).unwrap_or_default();
     let from = verify(value, sample::now(), &plan.global.keys, signed(request, target), is_peer);
     let Some(from) = from else {
         request.headers_in().remove(HOP);
@@ -78,10 +63,8 @@ pub(crate) fn post_read(request: Request<'_>) {
     table.counters.hop_in.fetch_add(1, Relaxed);
     request.subprocess_env().set(c"BACKHAND_FROM", from.to_string().as_bytes());
     let forwarded = request.headers_in().get(c"X-Forwarded-For").unwrap_or_default();
-    if let Some(last) = forwarded.rsplit(|b| *b == b',').next() {
-        // What is no address changes nothing.
-        request.set_client(last.trim_ascii());
-    }
+    // What is no address changes nothing.
+    request.set_client(view::forwarded(forwarded));
     if plan.global.peer_keepalive {
         request.force_keepalive();
     }

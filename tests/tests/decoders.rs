@@ -269,6 +269,23 @@ fn seeds_are_of_the_formats_in_use() {
     };
     write("announcement", "plain", &announcement.encode(None));
     write("announcement", "signed", &announcement.encode(Some(&backhand::Key::new(1, b"another secret"))));
+    let head = "Host: www.example.com:80\nCookie: a=b; sid=0a00050c\nX-Forwarded-For: 192.0.2.1, fd00::1\n";
+    let key = backhand::Key::new(1, b"another secret");
+    let signed = backhand::hop::Signed { method: b"GET", host: b"www.example.com:80", target: b"/a?b" };
+    let from = "10.0.5.11:80".parse().unwrap();
+    let hop = |key| backhand::hop::make(from, announcement.stamp, key, signed);
+    write(
+        "web_request",
+        "signed",
+        format!("GET /a?b HTTP/1.1\n{head}Backhand-Hop: {}\n", hop(Some(&key))).as_bytes(),
+    );
+    let absolute = "GET http://www.example.com/a?sid=0a00050d HTTP/1.1\nHost: WWW-2.example.com.\n";
+    write("web_request", "absolute", format!("{absolute}Backhand-Hop: {}\n", hop(None)).as_bytes());
+    write(
+        "web_request",
+        "body",
+        b"POST * HTTP/1.1\nHost: [fd00::5]:80\nContent-Length: 0\nTransfer-Encoding: chunked\n",
+    );
     use spreadd::monitor::packet::{Command, Request, Status};
     for (name, command, numbers) in [
         ("status", Command::Status, vec![]),
