@@ -14,6 +14,23 @@ use spread_groups::{
 };
 use spread_wire::{DaemonName, Frame, FrameDecoder, GroupName, PrivateGroup, PrivateName};
 
+/// A configuration of the ring, as it names views: epoch, representative, nonce.
+pub type Conf = (u64, u16, u32);
+
+/// Where a daemon was when a session got something. No client knows it; oracles do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub regular: Conf,
+    /// The transitional configuration, from there on.
+    pub broken: Option<Conf>,
+    /// What was delivered last there: its number in the log of the ring.
+    pub entry: Option<usize>,
+}
+
+fn conf(id: ConfigId) -> Conf {
+    (id.epoch, id.rep, id.nonce)
+}
+
 /// What a session got, in order.
 #[derive(Clone, Debug)]
 pub enum Received {
@@ -35,6 +52,8 @@ pub struct Bus {
     session: u64,
     /// What sessions got, by private group; sessions of dead daemons too.
     pub inbox: BTreeMap<GroupName, Vec<Received>>,
+    /// Where each of these was delivered. Whoever empties one empties both.
+    pub places: BTreeMap<GroupName, Vec<Place>>,
     /// Whether the engines are checked after every event; it takes long when there are many groups.
     pub checked: bool,
     /// Messages come out of the ring in pieces of at most this many bytes, if set.
@@ -48,6 +67,12 @@ struct Node {
     delivered: usize,
     /// Given to the ring and not sent yet.
     queue: VecDeque<(RingService, Vec<Bytes>)>,
+    place: Place,
+    /// It told others what it has of its ring, and they may have gone on. It takes, sends and delivers nothing more
+    /// there until it goes on itself.
+    frozen: bool,
+    /// What these sent it will deliver then even after a hole: others may have delivered it, and counted on it.
+    obliged: BTreeSet<u16>,
     sessions: BTreeMap<GroupName, Session>,
 }
 
@@ -90,6 +115,7 @@ impl Bus {
             epoch: 1_795_413_000,
             session: 0,
             inbox: BTreeMap::new(),
+            places: BTreeMap::new(),
             checked: true,
             packet: None,
         };
@@ -118,7 +144,16 @@ impl Bus {
         let groups = Groups::new(config).expect("a configuration");
         let id = self.next_id(me);
         let ring = self.new_ring([me].into());
-        let mut node = Node { groups, ring, delivered: 0, queue: VecDeque::new(), sessions: BTreeMap::new() };
+        let mut node = Node {
+            groups,
+            ring,
+            delivered: 0,
+            queue: VecDeque::new(),
+            place: Place { regular: conf(id), broken: None, entry: None },
+            frozen: false,
+            obliged: BTreeSet::new(),
+            sessions: BTreeMap::new(),
+        };
         node.groups.handle_regular(id, &[me]);
         self.nodes[usize::from(me)] = Some(node);
     }
@@ -129,6 +164,7 @@ impl Bus {
             for (name, session) in dead.sessions {
                 if !session.ended {
                     self.inbox.entry(name).or_default().push(Received::Closed);
+                    self.places.entry(name).or_default().push(dead.place);
                 }
             }
         }
@@ -159,6 +195,7 @@ impl Bus {
         let session = Session { id, unread_max: None, unread: 0, ended: false };
         node.sessions.insert(private.as_group(), session);
         self.inbox.entry(private.as_group()).or_default();
+        self.places.entry(private.as_group()).or_default();
         private.as_group()
     }
 
@@ -246,14 +283,15 @@ impl Bus {
     /// Whether all members of the ring of `node` run and reach each other.
     pub fn is_whole(&self, node: u16) -> bool {
         let Some(n) = &self.nodes[usize::from(node)] else { return false };
-        self.rings[n.ring].members.iter().all(|&m| {
-            self.reach[usize::from(m)] == self.reach[usize::from(node)]
-                && self.nodes[usize::from(m)].as_ref().is_some_and(|other| other.ring == n.ring)
-        })
+        self.rings[n.ring]
+            .members
+            .iter()
+            .all(|&m| self.reach[usize::from(m)] == self.reach[usize::from(node)] && self.is_in(m, n.ring))
     }
 
+    /// Whether a daemon still takes part in a ring.
     fn is_in(&self, node: u16, ring: usize) -> bool {
-        self.nodes[usize::from(node)].as_ref().is_some_and(|n| n.ring == ring)
+        self.nodes[usize::from(node)].as_ref().is_some_and(|n| n.ring == ring && !n.frozen)
     }
 
     pub fn ring_members(&self, node: u16) -> Vec<u16> {
@@ -275,7 +313,7 @@ impl Bus {
     /// A member has its turn: it sends at most `max` of its messages, which arrive where they can.
     pub fn turn(&mut self, me: u16, max: usize) {
         self.fill(me, usize::MAX);
-        let Some(node) = self.nodes[usize::from(me)].as_mut() else { return };
+        let Some(node) = self.nodes[usize::from(me)].as_mut().filter(|n| !n.frozen) else { return };
         let at = node.ring;
         let n = node.queue.len().min(max);
         let sent: Vec<_> = node.queue.drain(..n).collect();
@@ -298,7 +336,7 @@ impl Bus {
 
     /// What was sent becomes known to be stable in the ring of `node`, as far as it is.
     pub fn stabilize(&mut self, node: u16) {
-        let Some(n) = &self.nodes[usize::from(node)] else { return };
+        let Some(n) = self.nodes[usize::from(node)].as_ref().filter(|n| !n.frozen) else { return };
         let at = n.ring;
         let ring = &mut self.rings[at];
         while ring.log.get(ring.stable).is_some_and(|e| e.have.is_superset(&ring.members)) {
@@ -317,7 +355,7 @@ impl Bus {
 
     /// The next entry of `ring` for `me`, if it may deliver it.
     fn deliverable(&self, me: u16, ring: usize) -> Option<usize> {
-        let node = self.nodes[usize::from(me)].as_ref().filter(|n| n.ring == ring)?;
+        let node = self.nodes[usize::from(me)].as_ref().filter(|_| self.is_in(me, ring))?;
         let at = node.delivered;
         let entry = self.rings[ring].log.get(at)?;
         let held_back = entry.service == RingService::Safe && at >= self.rings[ring].stable;
@@ -329,6 +367,7 @@ impl Bus {
         let entry = &self.rings[ring].log[at];
         if let Some(node) = self.nodes[usize::from(me)].as_mut() {
             node.delivered = at + 1;
+            node.place.entry = Some(at);
             node.groups.handle_deliver(entry.from, &entry.parts);
             if self.checked {
                 node.groups.invariants().expect("invariants after a delivery");
@@ -363,6 +402,7 @@ impl Bus {
                             session.unread += 1;
                         }
                         self.inbox.entry(*name).or_default().push(Received::Frame(frame.clone()));
+                        self.places.entry(*name).or_default().push(node.place);
                     }
                 }
                 Output::Close(id) => {
@@ -426,10 +466,11 @@ impl Bus {
     }
 
     /// The component of `absent` forms a configuration, and that daemon is cut off before it gets there: the others
-    /// count on it, share messages with it, and are wrong. It stays in its old ring.
+    /// count on it, share messages with it, and are wrong. It has what they have, for they did not go on before, but
+    /// nothing of it was delivered there. It goes on from its old ring, with others or alone.
     pub fn reform_without(&mut self, absent: u16) {
         let members = self.component(absent);
-        if members.len() > 1 {
+        if members.len() > 1 && members.contains(&absent) {
             self.form(&members, &[absent].into());
         }
     }
@@ -458,6 +499,8 @@ impl Bus {
             for &m in survivors.difference(absent) {
                 let node = self.nodes[usize::from(m)].as_mut().expect("running");
                 (node.ring, node.delivered) = (ring, 0);
+                node.place = Place { regular: conf(id), broken: None, entry: None };
+                (node.frozen, node.obliged) = (false, BTreeSet::new());
                 node.groups.handle_regular(id, &list);
                 if self.checked {
                     node.groups.invariants().expect("invariants after a configuration");
@@ -470,6 +513,9 @@ impl Bus {
     /// Ends the ring `old` for members that go on together.
     fn recover(&mut self, old: usize, survivors: &BTreeSet<u16>, absent: &BTreeSet<u16>, next: ConfigId) {
         let held = |entry: &Entry| !entry.have.is_disjoint(survivors);
+        let obliged = survivors.iter().filter_map(|&m| self.nodes[usize::from(m)].as_ref());
+        let mut origins: BTreeSet<u16> = obliged.flat_map(|node| node.obliged.iter().copied()).collect();
+        origins.extend(survivors);
         let ring = &self.rings[old];
         let end = ring.log.iter().rposition(held).map_or(0, |last| last + 1);
         let break_at = (0..end)
@@ -478,13 +524,13 @@ impl Bus {
                 !held(entry) || (entry.service == RingService::Safe && i >= ring.stable)
             })
             .unwrap_or(end);
-        // After a hole only what survivors sent, and what cannot depend on the hole, is delivered.
+        // After a hole only what survivors sent, which cannot depend on the hole, and what others counted on.
         let mut gap = false;
         let rest: Vec<_> = (break_at..end)
             .filter(|&i| {
                 let entry = &ring.log[i];
                 gap |= !held(entry);
-                held(entry) && (!gap || survivors.contains(&entry.from))
+                held(entry) && (!gap || origins.contains(&entry.from))
             })
             .collect();
         let id = ConfigId {
@@ -493,12 +539,20 @@ impl Bus {
             nonce: next.nonce,
         };
         let list: Vec<_> = survivors.iter().copied().collect();
+        for &m in survivors.intersection(absent) {
+            for entry in self.rings[old].log.iter_mut().filter(|entry| held(entry)) {
+                entry.have.insert(m);
+            }
+            let node = self.nodes[usize::from(m)].as_mut().expect("running");
+            (node.frozen, node.obliged) = (true, origins.clone());
+        }
         for &m in survivors.difference(absent) {
             let delivered = self.nodes[usize::from(m)].as_ref().expect("running").delivered;
             for at in delivered..break_at {
                 self.hand_over(m, old, at);
             }
             let node = self.nodes[usize::from(m)].as_mut().expect("running");
+            node.place.broken = Some(conf(id));
             node.groups.handle_transitional(id, &list);
             if self.checked {
                 node.groups.invariants().expect("invariants after a transitional configuration");

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spread_wire::{Cause, GroupId, GroupName, ServiceType};
 
+use super::bus::{Conf, Place};
+
 /// A message as its sender sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -36,12 +38,24 @@ pub struct View {
     pub members: Vec<GroupName>,
     pub sets: Vec<Vec<GroupName>>,
     pub own: usize,
+    /// Where the daemon was.
+    pub place: Place,
 }
+
+/// What names a view of a group: its id, and if it announces a single change also where it was delivered. A daemon
+/// may lack the last messages of a daemon view that another one delivered. If that leaves the group untouched by the
+/// break on its side, the group goes on counting there, and the other side counts other joins with the same numbers.
+type Key = (GroupId, Option<Place>);
 
 impl View {
     /// Only in-transition views have this cause and a counter above 1.
     fn is_in_transition(&self) -> bool {
         self.cause == Cause::Network && self.id.index >= 2
+    }
+
+    fn key(&self) -> Key {
+        let base = self.cause == Cause::Network && !self.is_in_transition();
+        (self.id, (!base).then_some(self.place))
     }
 
     fn own_set(&self) -> &[GroupName] {
@@ -54,7 +68,7 @@ pub enum Event {
     Send(Message),
     JoinRequest(GroupName),
     LeaveRequest(GroupName),
-    Data(Message),
+    Data(Message, Place),
     View(View),
     Transition(GroupName, GroupId),
     SelfLeave(GroupName),
@@ -70,11 +84,12 @@ pub struct ClientLog {
     pub events: Vec<Event>,
 }
 
-/// How a client delivered a message: its base view of each target group it was a member of, and whether a
-/// transitional signal had ended that view.
+/// How a client delivered a message: its base view of each target group it was a member of.
 #[derive(Clone, Debug, Default)]
 struct Delivery {
-    bases: BTreeMap<GroupName, (GroupId, bool)>,
+    bases: BTreeMap<GroupName, Key>,
+    /// The transitional configuration that it was delivered in.
+    broken: Option<Conf>,
 }
 
 /// A client's stay in a base view of a group.
@@ -182,7 +197,7 @@ fn walk(facts: &mut Facts<'_>, client: usize) -> Check {
             Event::Send(_) => {}
             Event::JoinRequest(group) => groups.entry(*group).or_default().asked = true,
             Event::LeaveRequest(group) => groups.entry(*group).or_default().leave_requests += 1,
-            Event::Data(m) => data(facts, client, &groups, m)?,
+            Event::Data(m, place) => data(facts, client, &groups, m, *place)?,
             Event::View(view) if log.membership => {
                 let state = groups.entry(view.group).or_default();
                 step(&log.name, state, view).map_err(|e| format!("{e}, at {view:?}"))?;
@@ -238,7 +253,7 @@ fn walk(facts: &mut Facts<'_>, client: usize) -> Check {
             }
         }
         // What a client delivers in its stays.
-        if let Event::Data(m) = event
+        if let Event::Data(m, _) = event
             && m.is_ordered()
         {
             for (group, state) in &groups {
@@ -256,6 +271,7 @@ fn data(
     client: usize,
     groups: &BTreeMap<GroupName, Membership>,
     m: &Message,
+    place: Place,
 ) -> Check {
     let log = &facts.logs[client];
     if facts.messages.get(&m.number) != Some(&m) {
@@ -270,12 +286,12 @@ fn data(
     if m.service.is_self_discard() && m.sender == log.name {
         return Err(format!("P4: own message {m:?}"));
     }
-    let mut delivery = Delivery::default();
+    let mut delivery = Delivery { broken: place.broken, ..Delivery::default() };
     for group in &m.groups {
         if let Some(state) = groups.get(group)
             && let Some(stay) = state.stay
         {
-            delivery.bases.insert(*group, (facts.stays[stay].base.id, state.base_signaled));
+            delivery.bases.insert(*group, facts.stays[stay].base.key());
         }
     }
     if facts.deliveries[client].insert(m.number, delivery).is_some() {
@@ -374,7 +390,7 @@ fn self_delivery(facts: &Facts<'_>, at_rest: bool) -> Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Node {
     Message(u32),
-    View(GroupName, GroupId),
+    View(GroupName, Key),
 }
 
 /// P6: ordered messages and views have one order.
@@ -385,9 +401,9 @@ fn one_order(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
         let mut last_send = None;
         for event in &log.events {
             let (node, sent) = match event {
-                Event::Data(m) if m.is_ordered() => (Node::Message(m.number), false),
+                Event::Data(m, _) if m.is_ordered() => (Node::Message(m.number), false),
                 Event::View(view) if lasting.contains(&view.group) => {
-                    (Node::View(view.group, view.id), false)
+                    (Node::View(view.group, view.key()), false)
                 }
                 Event::Send(m) if m.is_ordered() => (Node::Message(m.number), true),
                 _ => continue,
@@ -433,7 +449,7 @@ fn no_fifo_gap(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
             let to: Vec<_> = sent.iter().filter(|m| m.is_to(group)).collect();
             for (first, second) in to.iter().zip(to.iter().skip(1)) {
                 let base = |client: usize, m: &Message| {
-                    facts.deliveries[client].get(&m.number).and_then(|d| d.bases.get(group)).map(|b| b.0)
+                    facts.deliveries[client].get(&m.number).and_then(|d| d.bases.get(group)).copied()
                 };
                 let bases: BTreeSet<_> = (0..facts.logs.len()).filter_map(|c| base(c, first)).collect();
                 for c in 0..facts.logs.len() {
@@ -458,9 +474,9 @@ fn no_fifo_gap(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
 /// signal: one daemon may be alone with another after it, and meet the first again before anything is announced
 /// (a cascade), with other messages delivered in transition.
 fn view_agreement(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
-    let mut by_id: BTreeMap<(GroupName, GroupId), Vec<&Logged>> = BTreeMap::new();
+    let mut by_id: BTreeMap<(GroupName, Key), Vec<&Logged>> = BTreeMap::new();
     for logged in facts.views.iter().filter(|l| lasting.contains(&l.view.group)) {
-        by_id.entry((logged.view.group, logged.view.id)).or_default().push(logged);
+        by_id.entry((logged.view.group, logged.view.key())).or_default().push(logged);
     }
     for (id, views) in by_id {
         for (i, a) in views.iter().enumerate() {
@@ -473,7 +489,7 @@ fn view_agreement(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
                 if v1.cause != Cause::Network {
                     continue;
                 }
-                let same_last = a.last.as_ref().map(|v| v.id) == b.last.as_ref().map(|v| v.id);
+                let same_last = a.last.as_ref().map(View::key) == b.last.as_ref().map(View::key);
                 let together = a.last.is_some() && same_last && !a.signaled && !b.signaled;
                 let own = v1.own_set().contains(&n2);
                 if own != (v1.own == v2.own) || (together && !own) || (own && !same_last) {
@@ -487,28 +503,22 @@ fn view_agreement(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
 
 /// P19.
 ///
-/// A message delivered in transition may have lost a join or leave in front of it: a request of a departed
-/// daemon that no survivor has. Its base view is then an earlier one of the same daemon view.
+/// A message delivered in transition may have lost a join or leave in front of it: a request of a departed daemon
+/// that no survivor has. So it is compared among the daemons that were in transition together.
 fn same_view(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
     for (number, m) in facts.messages.iter().filter(|(_, m)| m.is_ordered()) {
         for group in m.groups.iter().filter(|g| lasting.contains(g)) {
-            let of_client = |d: &BTreeMap<u32, Delivery>| d.get(number)?.bases.get(group).copied();
-            let bases: BTreeMap<_, _> = facts
-                .deliveries
-                .iter()
-                .zip(facts.logs)
-                .filter_map(|(d, log)| Some((of_client(d)?, log.name)))
-                .collect();
-            let latest = bases.keys().max_by_key(|(id, signaled)| (!signaled, id.index)).copied();
-            let fits = |(id, signaled): (GroupId, bool)| {
-                latest.is_none_or(|(latest, latest_signaled)| {
-                    let same_daemon_view = (id.proc, id.time) == (latest.proc, latest.time);
-                    id == latest
-                        || (signaled && same_daemon_view && (latest_signaled || id.index < latest.index))
-                })
-            };
-            if !bases.keys().all(|base| fits(*base)) {
-                return Err(format!("P19: {m:?} is delivered in {bases:?} (true: in transition)"));
+            let mut bases: BTreeMap<Option<Conf>, (Key, GroupName)> = BTreeMap::new();
+            for (delivered, log) in facts.deliveries.iter().zip(facts.logs) {
+                let Some(delivery) = delivered.get(number) else { continue };
+                let Some(base) = delivery.bases.get(group) else { continue };
+                let (other, name) = *bases.entry(delivery.broken).or_insert((*base, log.name));
+                if other != *base {
+                    let (me, place) = (log.name, delivery.broken);
+                    return Err(format!(
+                        "P19: {m:?} is in {other:?} at {name}, in {base:?} at {me}; {place:?}"
+                    ));
+                }
             }
         }
     }
@@ -521,7 +531,7 @@ fn same_set(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
     for stay in facts.stays.iter().filter(|s| lasting.contains(&s.group)) {
         if let Some(next) = &stay.next {
             let set = if next.cause == Cause::Network { next.own } else { 0 };
-            stays.entry((stay.group, stay.base.id, next.id, set)).or_default().push(stay);
+            stays.entry((stay.group, stay.base.key(), next.key(), set)).or_default().push(stay);
         }
     }
     for ((group, base, next, _), stays) in stays {
@@ -560,7 +570,7 @@ fn full_delivery_without_signal(facts: &Facts<'_>, lasting: &[GroupName], at_res
                 let own_discard = m.service.is_self_discard() && m.sender == *member;
                 let delivery = facts.deliveries[client].get(number);
                 let fits = match delivery {
-                    Some(d) => !log.membership || d.bases.get(&stay.group).map(|b| b.0) == Some(stay.base.id),
+                    Some(d) => !log.membership || d.bases.get(&stay.group) == Some(&stay.base.key()),
                     None => own_discard,
                 };
                 if !fits {
