@@ -40,10 +40,11 @@ pub fn names() -> Vec<String> {
 /// If something cannot be read or written.
 pub fn stage_man(tree: &mut Tree, root: &Path) -> anyhow::Result<()> {
     for Program(command, section) in programs() {
-        let name = command.get_name().to_owned();
-        let mut page = Vec::new();
-        clap_mangen::Man::new(command).section(section).manual("Spread").render(&mut page)?;
-        tree.write(format!("share/man/man{section}/{name}.{section}"), page, 0o644)?;
+        for (name, command) in with_subcommands(command) {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(command).section(section).manual("Spread").render(&mut page)?;
+            tree.write(format!("share/man/man{section}/{name}.{section}"), page, 0o644)?;
+        }
     }
     for (file, name, what) in DOCUMENTS {
         let path = root.join("docs/reference").join(file);
@@ -53,6 +54,24 @@ pub fn stage_man(tree: &mut Tree, root: &Path) -> anyhow::Result<()> {
         tree.write(format!("share/man/man5/{name}.5"), page, 0o644)?;
     }
     Ok(())
+}
+
+/// The command and its subcommands with the names of their pages, which the page of the command refers to:
+/// `spreadd`, `spreadd-status`.
+fn with_subcommands(command: Command) -> Vec<(String, Command)> {
+    let mut command = command.disable_help_subcommand(true);
+    // Gives subcommands their full names.
+    command.build();
+    let mut all = vec![command];
+    let mut at = 0;
+    while let Some(command) = all.get(at) {
+        let below: Vec<Command> =
+            command.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+        all.extend(below);
+        at += 1;
+    }
+    let name = |command: &Command| command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    all.into_iter().map(|command| (name(&command), command)).collect()
 }
 
 /// Stages the completions for bash, zsh and fish.
@@ -79,6 +98,13 @@ pub fn stage_completions(tree: &mut Tree) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn subcommands_have_the_pages_that_are_referred_to() {
+        let names: Vec<String> =
+            with_subcommands(spreadd::cli::command()).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["spreadd", "spreadd-status"]);
+    }
 
     #[test]
     fn every_program_has_a_page_and_a_name_of_its_own() {

@@ -41,7 +41,7 @@ fn pages_and_completions_are_read_without_complaint() {
     let printed = good(stage(Path::new("/nowhere"), &args));
     let files: Vec<&Path> = printed.lines().map(Path::new).collect();
     assert!(files.iter().all(|file| file.starts_with(dir.path().join("usr")) && file.is_file()));
-    for name in ["man1/spsend.1", "man8/spreadd.8", "man5/spread.conf.5"] {
+    for name in ["man1/spsend.1", "man8/spreadd.8", "man8/spreadd-status.8", "man5/spread.conf.5"] {
         assert!(files.iter().any(|file| file.ends_with(name)), "{name} is not in {printed}");
     }
     for file in files {

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -15,9 +15,9 @@ use crate::monitor::packet::{Command, Status};
 /// Clears the screen, and goes to its first place.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
-fn ask(link: &Link, names: &[String], args: &Args) -> anyhow::Result<Vec<Answer>> {
+fn ask(link: &Link, names: &[String], limit: Duration) -> anyhow::Result<Vec<Answer>> {
     let peers = peers(link, names)?;
-    let found = link.collect(&peers, Duration::from_millis(args.timeout))?;
+    let found = link.collect(&peers, limit)?;
     let answer = |(peer, status): (usize, Option<Status>)| {
         let why = if status.is_none() { link.why_silent(peer) } else { String::new() };
         Answer { peer, status, why }
@@ -32,7 +32,7 @@ pub(super) fn status(
     args: &Args,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let answers = ask(link, names, args)?;
+    let answers = ask(link, names, Duration::from_millis(args.timeout))?;
     if args.json {
         writeln!(out, "{:#}", json(link, &answers))?;
     } else {
@@ -44,8 +44,12 @@ pub(super) fn status(
 /// Reports until it is interrupted.
 pub(super) fn watch(link: &Link, names: &[String], args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
     let clear = std::io::stdout().is_terminal();
+    let interval = Duration::from_secs(args.interval.into());
+    // A silent daemon must not keep the figures of the others back.
+    let limit = Duration::from_millis(args.timeout).min(interval);
     loop {
-        let answers = ask(link, names, args)?;
+        let start = Instant::now();
+        let answers = ask(link, names, limit)?;
         if args.json {
             writeln!(out, "{}", json(link, &answers))?;
         } else {
@@ -55,7 +59,7 @@ pub(super) fn watch(link: &Link, names: &[String], args: &Args, out: &mut impl W
             writeln!(out, "{}", table(link, &answers))?;
         }
         out.flush()?;
-        thread::sleep(Duration::from_secs(args.interval.into()));
+        thread::sleep(interval.saturating_sub(start.elapsed()));
     }
 }
 
