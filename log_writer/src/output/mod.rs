@@ -1,63 +1,22 @@
 //! One place that lines go to: a file, a command's standard input, or standard output.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
-use nix::fcntl::{Flock, FlockArg};
-
+use self::sink::Sink;
+pub(crate) use self::sink::same_file;
+pub use self::target::{OpenOptionsOf, Target};
 use crate::index::{Event, Index, Record};
 use crate::repair::{Torn, repair};
 use crate::route::Written;
 
-/// Mode of new files.
-const FILE_MODE: u32 = 0o640;
-/// Mode of new directories.
-const DIR_MODE: u32 = 0o750;
-
-/// Where an output goes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Target {
-    /// A file, appended to.
-    File(PathBuf),
-    /// A command of `/bin/sh -c`.
-    Command(String),
-    /// Standard output.
-    Stdout,
-}
-
-impl Target {
-    /// Reads a name: `-` is standard output, `|command` a command, everything else a file.
-    pub fn parse(name: &str) -> Self {
-        match name.strip_prefix('|') {
-            Some(command) => Self::Command(command.trim().to_owned()),
-            None if name == "-" => Self::Stdout,
-            None => Self::File(name.into()),
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::Command(command) => write!(f, "|{command}"),
-            Self::Stdout => f.write_str("standard output"),
-        }
-    }
-}
-
-/// How files are opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OpenOptionsOf {
-    /// Take an exclusive lock, so that two writers do not mix their lines.
-    pub lock: bool,
-    /// Refuse a symbolic link (for names that come from log lines).
-    pub no_links: bool,
-}
+mod sink;
+mod target;
+#[cfg(test)]
+mod tests;
 
 /// An open output with the bytes that are not written yet.
 #[derive(Debug)]
@@ -73,13 +32,6 @@ pub struct Output {
     position: Option<(u64, u64)>,
     /// The audit index of a file.
     index: Option<Index>,
-}
-
-#[derive(Debug)]
-enum Sink {
-    File(File),
-    Locked(Flock<File>),
-    Command(Child),
 }
 
 impl Output {
@@ -424,223 +376,4 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-impl Sink {
-    fn file(&self) -> Option<&File> {
-        match self {
-            Self::File(file) => Some(file),
-            Self::Locked(file) => Some(file),
-            Self::Command(_) => None,
-        }
-    }
-
-    fn open(target: &Target, options: OpenOptionsOf) -> io::Result<Self> {
-        match target {
-            Target::File(path) => open_file(path, options),
-            Target::Command(command) => {
-                let child = Command::new("/bin/sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn()?;
-                Ok(Self::Command(child))
-            }
-            // Not through the library's own buffer: what it took and could not pass on would be lost or doubled.
-            Target::Stdout => Ok(Self::File(File::from(io::stdout().as_fd().try_clone_to_owned()?))),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::File(file) => file.write(bytes),
-            Self::Locked(file) => file.write(bytes),
-            Self::Command(child) => match &mut child.stdin {
-                Some(stdin) => stdin.write(bytes),
-                None => Err(io::ErrorKind::BrokenPipe.into()),
-            },
-        }
-    }
-}
-
-fn open_file(path: &Path, options: OpenOptionsOf) -> io::Result<Sink> {
-    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
-    }
-    let flags = if options.no_links { nix::libc::O_NOFOLLOW } else { 0 };
-    let mut open = OpenOptions::new();
-    open.append(true).create(true).mode(FILE_MODE).custom_flags(flags);
-    // Reading is needed only for the repair at start; a pipe or device may refuse it.
-    let file = open.clone().read(true).open(path).or_else(|_| open.open(path))?;
-    if !options.lock || !file.metadata()?.is_file() {
-        return Ok(Sink::File(file));
-    }
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(locked) => Ok(Sink::Locked(locked)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            Err(io::Error::other("another process writes to it (it holds the lock)"))
-        }
-        Err((_, errno)) => Err(errno.into()),
-    }
-}
-
-/// Whether a name still means an open file.
-pub(crate) fn same_file(file: &File, path: &Path) -> bool {
-    match (file.metadata(), path.metadata()) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLAIN: OpenOptionsOf = OpenOptionsOf { lock: true, no_links: false };
-
-    #[test]
-    fn names_are_files_commands_or_standard_output() {
-        assert_eq!(Target::parse("a.log"), Target::File("a.log".into()));
-        assert_eq!(Target::parse("| cat >x"), Target::Command("cat >x".into()));
-        assert_eq!(Target::parse("-"), Target::Stdout);
-    }
-
-    #[test]
-    fn lines_are_appended_and_directories_made() {
-        let dir = tempfile::tempdir().expect("dir");
-        let path = dir.path().join("x/y/a.log");
-        for _ in 0..2 {
-            let mut output = Output::open(Target::File(path.clone()), PLAIN).expect("open");
-            output.append(b"a\n");
-            assert_eq!(output.pending(), 2);
-            output.flush().expect("flush");
-            output.sync().expect("sync");
-            assert_eq!(output.pending(), 0);
-        }
-        assert_eq!(std::fs::read(&path).expect("read"), b"a\na\n");
-    }
-
-    #[test]
-    fn a_second_writer_is_refused() {
-        let dir = tempfile::tempdir().expect("dir");
-        let target = Target::File(dir.path().join("a.log"));
-        let _first = Output::open(target.clone(), PLAIN).expect("open");
-        let error = Output::open(target.clone(), PLAIN).expect_err("locked");
-        assert!(error.to_string().contains("another process"), "{error}");
-        Output::open(target, OpenOptionsOf { lock: false, no_links: false }).expect("without locks");
-    }
-
-    #[test]
-    fn after_a_rename_lines_go_to_a_new_file() {
-        let dir = tempfile::tempdir().expect("dir");
-        let path = dir.path().join("a.log");
-        let mut output = Output::open(Target::File(path.clone()), PLAIN).expect("open");
-        output.append(b"1\n");
-        output.flush().expect("flush");
-        output.reopen().expect("nothing was renamed");
-        std::fs::rename(&path, dir.path().join("a.log.1")).expect("rename");
-        output.append(b"2\n");
-        output.flush().expect("flush");
-        output.reopen().expect("reopen");
-        output.append(b"3\n");
-        output.flush().expect("flush");
-        assert_eq!(std::fs::read(dir.path().join("a.log.1")).expect("read"), b"1\n2\n");
-        assert_eq!(std::fs::read(&path).expect("read"), b"3\n");
-    }
-
-    fn audited(path: &Path) -> Output {
-        let mut output = Output::open(Target::File(path.into()), PLAIN).expect("open");
-        output.open_index().expect("index");
-        output
-    }
-
-    fn put(output: &mut Output, seq: u64) {
-        output.append(format!("{seq}\n").as_bytes());
-        let group = bytes::Bytes::from_static(b"g");
-        output.index().expect("index").line(&group, log_stream::SourceId([1; 16]), seq, 1);
-        output.flush().expect("flush");
-    }
-
-    #[test]
-    fn the_index_follows_a_renamed_file() {
-        let dir = tempfile::tempdir().expect("dir");
-        let path = dir.path().join("a.log");
-        let mut output = audited(&path);
-        put(&mut output, 1);
-        std::fs::rename(&path, dir.path().join("a.log-1")).expect("rename");
-        output.reopen().expect("reopen");
-        put(&mut output, 2);
-        assert!(dir.path().join("a.log-1.audit").exists());
-        // By logrotate, both at once.
-        std::fs::rename(&path, dir.path().join("a.log-2")).expect("rename");
-        std::fs::rename(dir.path().join("a.log.audit"), dir.path().join("a.log.audit-2")).expect("rename");
-        output.reopen().expect("reopen");
-        put(&mut output, 3);
-        // Removed.
-        std::fs::remove_file(&path).expect("remove");
-        output.reopen().expect("reopen");
-        assert!(dir.path().join("a.log.removed.audit").exists());
-        put(&mut output, 4);
-        drop(output);
-        let paths = ["a.log-1", "a.log-2", "a.log"].map(|name| dir.path().join(name));
-        let audit = crate::audit::Audit::of(&paths).expect("audit");
-        let source = audit.sources.values().next().expect("one");
-        assert_eq!((source.lines, source.holes()), (3, vec![(3, 3)]), "{audit:?}");
-    }
-
-    #[test]
-    fn a_file_is_ended_and_another_begun() {
-        let dir = tempfile::tempdir().expect("dir");
-        let path = |name: &str| dir.path().join(name);
-        let mut output = audited(&path("a.log"));
-        put(&mut output, 1);
-        assert_eq!(output.rotate(path("a.log"), Some(&path("a.log-x"))).expect("rotate"), path("a.log-x"));
-        put(&mut output, 2);
-        assert_eq!(output.rotate(path("b.log"), None).expect("rotate"), path("a.log"));
-        put(&mut output, 3);
-        // The next file cannot be opened: the old one is used on, under its name.
-        output.rotate("/proc/nothing/x".into(), Some(&path("aside"))).expect_err("no such place");
-        put(&mut output, 4);
-        drop(output);
-        let read = |name: &str| std::fs::read_to_string(path(name)).expect(name);
-        assert_eq!(
-            (read("a.log-x"), read("a.log"), read("b.log")),
-            ("1\n".into(), "2\n".into(), "3\n4\n".into())
-        );
-        let audit = crate::audit::Audit::of(&["a.log-x", "a.log", "b.log"].map(path)).expect("audit");
-        assert!(audit.is_clean(), "{audit:?}");
-        assert_eq!(audit.files.iter().map(|f| f.sealed).collect::<Vec<_>>(), [true, true, false]);
-    }
-
-    #[test]
-    fn links_are_refused_where_names_come_from_outside() {
-        let dir = tempfile::tempdir().expect("dir");
-        std::os::unix::fs::symlink("/dev/null", dir.path().join("link")).expect("link");
-        let target = Target::File(dir.path().join("link"));
-        Output::open(target.clone(), OpenOptionsOf { lock: true, no_links: true }).expect_err("a link");
-        Output::open(target, PLAIN).expect("the administrator's own link");
-    }
-
-    #[test]
-    fn a_full_disk_keeps_the_rest() {
-        let mut output = Output::open(Target::File("/dev/full".into()), PLAIN).expect("open");
-        output.append(b"a\n");
-        let error = output.flush().expect_err("full");
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert_eq!(output.pending(), 2);
-    }
-
-    #[test]
-    fn a_command_that_ended_is_started_anew() {
-        let dir = tempfile::tempdir().expect("dir");
-        let out = dir.path().join("out");
-        // Each run takes one line.
-        let command = format!("head -n 1 >>{}", out.display());
-        let mut output = Output::open(Target::Command(command), PLAIN).expect("open");
-        let begun = std::time::Instant::now();
-        let mut lines = 0;
-        while lines < 2 {
-            assert!(begun.elapsed().as_secs() < 20, "the command was not started anew");
-            output.append(b"line\n");
-            // The command may end between two writes: the error leaves the line for the next run.
-            let _ = output.flush();
-            lines = std::fs::read(&out).map_or(0, |text| text.iter().filter(|b| **b == b'\n').count());
-        }
-    }
 }
