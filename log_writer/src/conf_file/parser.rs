@@ -1,158 +1,23 @@
-//! The language of `spreadlogd.conf`, read unchanged and a little more freely.
-//!
-//! ```text
-//! Spread {
-//!   Port = 4803
-//!   Log {
-//!     Group = site4
-//!     File = access.log
-//!   }
-//! }
-//! ```
-//!
-//! Differences from the original: `=` needs no blanks around it, `Port`, `Host` and global keys may stand anywhere in
-//! their block, lines are counted from 1, all errors of a file are told in one run, a quote that is not closed is an
-//! error, there is no limit of ten `Match`, two `Log` of one group both work.
-// spec: log_writer 2, L-1
+//! The grammar of a `spreadlogd.conf`.
+// spec: log_writer 2.2
 
-use std::fmt;
 use std::path::PathBuf;
 
 use spread::GroupName;
 
+use super::words::{GLOBAL, LOG, SPREAD, Word, is_keyword, near};
+use super::{ConfFile, Note};
 use crate::config::{LogConfig, SessionConfig};
 use crate::output::Target;
 use crate::route::{Matcher, Rewrite};
 
-/// Something in the file that is wrong, or has no effect.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Note {
-    /// Line, from 1.
-    pub line: usize,
-    /// What.
-    pub text: String,
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.text)
-    }
-}
-
-/// What a file says.
-#[derive(Clone, Debug, Default)]
-pub struct ConfFile {
-    /// One for each daemon: blocks of the same daemon are one session, so that their lines have one order.
-    pub sessions: Vec<SessionConfig>,
-    /// What has no effect.
-    pub warnings: Vec<Note>,
-}
-
-/// Reads a file.
-///
-/// # Errors
-/// All that is wrong with it.
-pub fn parse(text: &str, ignore_unsupported: bool) -> Result<ConfFile, Vec<Note>> {
-    let (words, errors) = split(text);
-    let last_line = text.lines().count().max(1);
-    let mut parser =
-        Parser { words, at: 0, last_line, ignore_unsupported, errors, conf: ConfFile::default() };
-    parser.file();
-    parser.check();
-    if parser.errors.is_empty() {
-        Ok(parser.conf)
-    } else {
-        parser.errors.sort_by_key(|e| e.line);
-        Err(parser.errors)
-    }
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Word {
-    line: usize,
-    text: String,
-    quoted: bool,
-}
-
-/// All words with their lines; braces are words.
-fn split(text: &str) -> (Vec<Word>, Vec<Note>) {
-    let (mut words, mut errors) = (Vec::new(), Vec::new());
-    let mut line = 1;
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\n' => line += 1,
-            ' ' | '\t' | '\r' => {}
-            '#' => while chars.next_if(|(_, c)| *c != '\n').is_some() {},
-            '{' | '}' => words.push(Word { line, text: c.into(), quoted: false }),
-            '"' | '\'' => {
-                let start = line;
-                let mut word = String::new();
-                let mut closed = false;
-                for (_, inner) in chars.by_ref() {
-                    if inner == c {
-                        closed = true;
-                        break;
-                    }
-                    line += usize::from(inner == '\n');
-                    word.push(inner);
-                }
-                if !closed {
-                    errors.push(Note { line: start, text: format!("the quote {c} is not closed") });
-                }
-                words.push(Word { line: start, text: word, quoted: true });
-            }
-            _ => {
-                let mut end = at + c.len_utf8();
-                while let Some((i, next)) = chars.next_if(|(i, c)| {
-                    // `Match="a b"`: the value is a quoted word of its own.
-                    let value = matches!(*c, '"' | '\'') && is_key_with_equals(&text[at..*i]);
-                    !" \t\r\n#{}".contains(*c) && !value
-                }) {
-                    end = i + next.len_utf8();
-                }
-                words.push(Word { line, text: text[at..end].into(), quoted: false });
-            }
-        }
-    }
-    (words, errors)
-}
-
-const GLOBAL: [&str; 6] = ["BufferSize", "ModuleDir", "LoadModule", "PerlLib", "PerlUse", "PythonImport"];
-const LOG: [&str; 9] = [
-    "Group",
-    "File",
-    "Match",
-    "VhostDir",
-    "RewriteTimestamp",
-    "ModuleLog",
-    "PerlLog",
-    "PerlHup",
-    "PythonLog",
-];
-const SPREAD: [&str; 3] = ["Port", "Host", "Log"];
-
-fn is_keyword(word: &Word) -> bool {
-    !word.quoted && is_key(&word.text)
-}
-
-fn is_key(text: &str) -> bool {
-    let all = GLOBAL.iter().chain(&LOG).chain(&SPREAD).chain(&["Spread", "VhostGroup", "CommonLogFormat"]);
-    all.into_iter().any(|k| *k == text)
-}
-
-/// True for `=` and `Key=`.
-fn is_key_with_equals(text: &str) -> bool {
-    text.strip_suffix('=').is_some_and(|key| key.is_empty() || is_key(key))
-}
-
-struct Parser {
-    words: Vec<Word>,
-    at: usize,
-    last_line: usize,
-    ignore_unsupported: bool,
-    errors: Vec<Note>,
-    conf: ConfFile,
+pub(super) struct Parser {
+    pub(super) words: Vec<Word>,
+    pub(super) at: usize,
+    pub(super) last_line: usize,
+    pub(super) ignore_unsupported: bool,
+    pub(super) errors: Vec<Note>,
+    pub(super) conf: ConfFile,
 }
 
 /// A `Spread` block while it is read.
@@ -165,7 +30,7 @@ struct Block {
 }
 
 impl Parser {
-    fn file(&mut self) {
+    pub(super) fn file(&mut self) {
         let mut spreads = 0;
         while let Some(word) = self.next_key() {
             match &*word.text {
@@ -464,7 +329,7 @@ impl Parser {
 
     /// A file fed by two sessions would have no order that is the same elsewhere.
     // spec: log_writer L-5
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         let mut files: Vec<(usize, Target)> = Vec::new();
         for (i, session) in self.conf.sessions.iter().enumerate() {
             for log in &session.logs {
@@ -479,126 +344,6 @@ impl Parser {
                     self.errors.push(Note { line: self.last_line, text });
                 }
                 files.push((i, target));
-            }
-        }
-    }
-}
-
-/// Same word but for case, or one letter missing, added or changed, or two neighbors exchanged.
-fn near(keyword: &str, word: &str) -> bool {
-    if keyword.eq_ignore_ascii_case(word) {
-        return true;
-    }
-    let (a, b) = (keyword.as_bytes(), word.as_bytes());
-    let head = a.iter().zip(b).take_while(|(x, y)| x == y).count();
-    let tail = a[head..].iter().rev().zip(b[head..].iter().rev()).take_while(|(x, y)| x == y).count();
-    let (left_a, left_b) = (&a[head..a.len() - tail], &b[head..b.len() - tail]);
-    left_a.len().max(left_b.len()) <= 1 || matches!((left_a, left_b), ([x, y], [z, w]) if (x, y) == (w, z))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn errors(text: &str) -> Vec<String> {
-        parse(text, false).expect_err("bad").iter().map(Note::to_string).collect()
-    }
-
-    #[test]
-    fn a_block_says_what_to_write_where() {
-        let text = "Spread{Port=4913@h Log{Group = a File=a.log Match = x Match=\"y z\"}\n\
-                    Log { Group = b VhostDir = v RewriteTimestamp = CommonLogFormat } } # end";
-        let conf = parse(text, false).expect("good");
-        let session = &conf.sessions[0];
-        assert_eq!(session.daemons[0].0, "4913@h");
-        assert_eq!(session.logs[0].target, Some(Target::File("a.log".into())));
-        assert_eq!(session.logs[0].matches.len(), 2);
-        assert_eq!(session.logs[1].vhost_dir, Some("v".into()));
-        assert_eq!(session.logs[1].rewrite, Rewrite::Common);
-    }
-
-    #[test]
-    fn blocks_of_one_daemon_are_one_session() {
-        let text = "Spread { Log { Group = a File = a } } Spread { Port = 4803 Log { Group = b File = b } }";
-        let conf = parse(text, false).expect("good");
-        assert_eq!(conf.sessions.len(), 1);
-        assert_eq!(conf.sessions[0].groups().len(), 2);
-    }
-
-    #[test]
-    fn all_errors_are_told_with_their_lines() {
-        let text = "BufferSize = many\nSpread {\n  Prot = 4803\n  Log {\n    Group = a b\n    File = x\n  }\n\
-                    \n  Log { File = y }\n";
-        assert_eq!(
-            errors(text),
-            [
-                "line 1: \"many\" is not a number",
-                "line 3: \"Prot\" is not understood here: Port, Host, Log or } can stand here; did you mean \"Port\"?",
-                "line 5: \"b\" is not understood here: Group, File, Match, VhostDir, RewriteTimestamp or } can \
-                 stand here",
-                "line 9: the \"Log\" block has no \"Group\"",
-                "line 9: the block of line 2 is not closed",
-            ]
-        );
-        assert!(errors("Spread { port = 1 }")[0].ends_with("did you mean \"Port\"?"));
-    }
-
-    #[test]
-    fn what_is_not_supported_names_a_replacement_and_can_be_ignored() {
-        let text = "PerlLib .\nLoadModule a b\nSpread { Log { Group = a File = f PerlLog x } }";
-        assert_eq!(errors(text).len(), 3);
-        assert!(errors(text)[0].contains("|command"));
-        let conf = parse(text, true).expect("ignored");
-        assert_eq!(conf.warnings.len(), 3);
-    }
-
-    #[test]
-    fn one_file_cannot_have_two_orders() {
-        let text =
-            "Spread { Port = 1 Log { Group = a File = f } } Spread { Port = 2 Log { Group = a File = f } }";
-        assert!(errors(text)[0].contains("fed by two daemons"));
-    }
-
-    #[test]
-    fn recorded_cases_are_judged_as_specified() {
-        // spec: log-cases/writer-conf.jsonl
-        let cases = include_str!("../cases/writer-conf.jsonl");
-        let mut seen = 0;
-        for line in cases.lines() {
-            let case: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            let text = case["text"].as_str().expect("text");
-            let result = parse(text, false);
-            assert_eq!(result.is_ok(), case["ours"] == "accept", "{}: {result:?}", case["id"]);
-            seen += 1;
-        }
-        assert_eq!(seen, 47);
-    }
-
-    #[test]
-    fn mutations_of_the_cases_are_survived() {
-        // A fixed xorshift: the same mutations in every run.
-        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-        let mut next = |n: usize| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            usize::try_from(seed >> 33).expect("31 bits") % n.max(1)
-        };
-        let cases = include_str!("../cases/writer-conf.jsonl");
-        for line in cases.lines() {
-            let case: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            let text: Vec<char> = case["text"].as_str().expect("text").chars().collect();
-            for _ in 0..400 {
-                let mut text = text.clone();
-                for _ in 0..=next(3) {
-                    let at = next(text.len());
-                    match next(3) {
-                        0 if !text.is_empty() => drop(text.remove(at)),
-                        1 => text.insert(at, ['{', '}', '=', '"', '#', '\n', 'é', ' '][next(8)]),
-                        _ => text.truncate(at),
-                    }
-                }
-                let _ = parse(&text.into_iter().collect::<String>(), next(2) == 0);
             }
         }
     }
