@@ -1,6 +1,5 @@
 //! The writer of a session: lines to files in delivery order, then acknowledgements.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,48 +7,36 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use log_stream::{Output as Event, Sequencer, SourceId, TYPE_FRAME};
+use log_stream::{Output as Event, Sequencer, SourceId};
+use spread::GroupName;
 use spread::blocking::Sender;
-use spread::{GroupName, PrivateGroup, Service};
 use tracing::{debug, error, info, warn};
 
+use self::rotation::ROTATE_LIMIT;
 use crate::archive::Archiver;
 use crate::audit::reason_of;
 use crate::config::{Config, Fsync, Order};
 use crate::ended::Ended;
 use crate::index;
 use crate::order::{Held, TimeOrder};
-use crate::output::Target;
 use crate::queue::{Item, Queue};
 use crate::reader::Control;
 use crate::route::Router;
 use crate::state::State;
 
+mod durable;
+mod rotation;
+
 /// Bytes in memory that are written without waiting for more.
 const BATCH_BYTES: usize = 1 << 20;
-/// Lines after which the disk is asked for even if the time has not come: sources wait for acknowledgements.
-const SYNC_LINES: u64 = 4_000;
-/// Shortest time between two rounds of acknowledgements.
-const ACK_EVERY: Duration = Duration::from_millis(50);
-/// A round of acknowledgements costs so much per source or file, so that many do not mean constant work.
-const ACK_COST: Duration = Duration::from_micros(20);
 /// The daemon must take acknowledgements in this time; they are repeated anyway.
 const ACK_LIMIT: Duration = Duration::from_millis(200);
-/// Time between two attempts to write to an output that failed.
-const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// The same trouble is written to the log at most so often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Sources that are gone are looked for at most so often.
 const CLEAN_EVERY: Duration = Duration::from_secs(600);
 /// Without acknowledgements the state is kept at most so often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
-/// At the end of the program an output that fails is tried for so long.
-const END_LIMIT: Duration = Duration::from_secs(5);
-
-/// So long a writer waits for its own wish to rotate to come back in the order of lines.
-const ROTATE_LIMIT: Duration = Duration::from_secs(10);
-/// Clocks of writers may differ by so much; other wishes to rotate are not followed.
-const ROTATE_AHEAD_MAX: i64 = 600;
 
 /// What a writer works with.
 pub struct Parts {
@@ -327,84 +314,6 @@ impl Writer {
         }
     }
 
-    /// A writer asks for new files here.
-    // spec: log_writer L-17
-    fn rotation(&mut self, writer: SourceId, at: i64, forced: bool) {
-        let now = Timestamp::now();
-        let Some(at) =
-            Timestamp::from_second(at).ok().filter(|at| at.as_second() <= now.as_second() + ROTATE_AHEAD_MAX)
-        else {
-            return self
-                .reject("a wish to rotate for a time to come; do the clocks of the log writers differ?");
-        };
-        // The message may come once for each group.
-        if forced && self.forced.replace((writer, at)) != Some((writer, at))
-            || self.next_rotation.is_some_and(|next| next <= at)
-        {
-            self.rotate(at, forced);
-        }
-    }
-
-    fn rotate(&mut self, at: Timestamp, forced: bool) {
-        // Everything before the mark belongs to the old files.
-        self.release();
-        self.flush();
-        let (begun, failed) = self.router.rotate(at, forced);
-        for (target, error) in &failed {
-            error!(%target, %error, "No new file could be begun; lines go on to the old one.");
-        }
-        self.rotations += 1;
-        self.rotation_asked = None;
-        self.next_rotation = self.router.next_rotation();
-        info!(period = %at, begun, "New files begun.");
-        self.save_state();
-        self.archive();
-    }
-
-    fn archive(&mut self) {
-        let sealed = self.router.take_sealed();
-        if let Some(archiver) = &self.archiver {
-            sealed.into_iter().for_each(|job| archiver.take(job));
-        }
-    }
-
-    /// Looks at the clock: when a period ends, all writers are asked for new files, this one too. Where the message
-    /// stands in the order of lines, all of them begin a new file, so the files are the same.
-    fn look_at_clock(&mut self) {
-        let Some(next) = self.next_rotation.filter(|next| *next <= Timestamp::now()) else { return };
-        if let Some(asked) = self.rotation_asked {
-            if asked.elapsed() >= ROTATE_LIMIT {
-                warn!(
-                    "The wish to rotate did not come back; rotating alone: files of other writers may differ here."
-                );
-                self.rotate(next, false);
-            }
-            return;
-        }
-        // After a long sleep only the present period matters.
-        if self.ask_for_rotation(Timestamp::now().max(next), false) {
-            self.rotation_asked = Some(Instant::now());
-        }
-    }
-
-    /// Asks all writers, this one too, for new files; without a session this one alone. True when it was asked.
-    fn ask_for_rotation(&mut self, at: Timestamp, now: bool) -> bool {
-        let marker = self.sequencer.rotation(at.as_second(), now);
-        if let (Some(sender), Some(marker), false) = (&mut self.sender, marker, self.audit_groups.is_empty())
-        {
-            sender.set_send_timeout(Some(ACK_LIMIT));
-            let sent = sender
-                .enqueue(Service::AGREED, self.audit_groups.as_slice(), TYPE_FRAME, marker)
-                .and_then(|()| sender.flush_timeout(ACK_LIMIT));
-            if let Err(error) = sent {
-                debug!(%error, "The wish to rotate was not taken.");
-            }
-            return true;
-        }
-        self.rotate(at, now);
-        false
-    }
-
     fn write_released(&mut self) {
         for held in std::mem::take(&mut self.released) {
             self.waiting.get_or_insert_with(Instant::now);
@@ -472,150 +381,6 @@ impl Writer {
         }
     }
 
-    fn reopen(&mut self) {
-        self.flush();
-        self.reopen_outputs();
-        self.save_state();
-    }
-
-    fn reopen_outputs(&mut self) {
-        let failed = self.router.reopen();
-        for (target, error) in &failed {
-            error!(%target, %error, "The output cannot be opened anew; lines go on to the old one.");
-        }
-        if failed.is_empty() {
-            info!("Outputs opened anew.");
-        }
-    }
-
-    /// Writes everything; while an output fails, again and again: nothing is lost, and the queue fills meanwhile.
-    fn flush(&mut self) -> bool {
-        if self.closed {
-            return false;
-        }
-        let end = |control: &Control| control.stopping().then(|| Instant::now() + END_LIMIT);
-        let mut deadline = end(&self.control);
-        loop {
-            match self.router.flush() {
-                Ok(()) => {
-                    if std::mem::take(&mut self.failing) {
-                        info!("The output takes lines again; none was lost.");
-                    }
-                    self.waiting = None;
-                    return true;
-                }
-                Err(failed) if failed.iter().any(closed_pipe) => {
-                    // Who reads our standard output has seen enough: an orderly end.
-                    self.closed = true;
-                    self.control.stop.store(true, Ordering::Relaxed);
-                    return false;
-                }
-                Err(failed) => self.complain(&failed),
-            }
-            deadline = deadline.or_else(|| end(&self.control));
-            if deadline.is_some_and(|at| Instant::now() >= at) {
-                return false;
-            }
-            std::thread::sleep(RETRY_EVERY);
-            // The way out may be another file.
-            let reopens = self.control.reopens.load(Ordering::Relaxed);
-            if std::mem::replace(&mut self.reopens, reopens) != reopens {
-                self.reopen_outputs();
-            }
-        }
-    }
-
-    fn complain(&mut self, failed: &[(Target, io::Error)]) {
-        self.failing = true;
-        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-            self.complained = Some(Instant::now());
-            for (target, error) in failed.iter().take(5) {
-                let waiting = self.router.pending();
-                error!(%target, %error, waiting, "The output cannot be written; lines wait in memory.");
-            }
-        }
-    }
-
-    fn sync_due(&self) -> bool {
-        match self.config.fsync {
-            _ if self.unsynced == 0 => false,
-            Fsync::Never => true,
-            Fsync::Every(time) => self.urgent || self.unsynced >= SYNC_LINES || self.synced.elapsed() >= time,
-        }
-    }
-
-    fn sync(&mut self) {
-        if self.config.fsync != Fsync::Never
-            && let Err((target, error)) = self.router.sync()
-        {
-            return self.complain(&[(target, error)]);
-        }
-        self.synced = Instant::now();
-        self.unsynced = 0;
-    }
-
-    fn ack_due(&self) -> Instant {
-        let entries = self.sequencer.sources() + self.router.file_count();
-        self.acked + ACK_EVERY.max(ACK_COST * u32::try_from(entries).unwrap_or(u32::MAX))
-    }
-
-    /// Tells the sources what is durable, and asks for what is missing. Everything handled is written.
-    fn acknowledge(&mut self, last: bool) {
-        if !(last || self.sequencer.wants_acks())
-            || !(last || self.urgent || Instant::now() >= self.ack_due())
-        {
-            return;
-        }
-        self.acked = Instant::now();
-        self.urgent = false;
-        if let Some(order) = &self.order {
-            self.sequencer.hold(&order.lowest());
-        }
-        // What is acknowledged is never sent again: the position must be kept first.
-        if !self.save_state() || !self.config.acks {
-            return;
-        }
-        let Some(sender) = &mut self.sender else { return };
-        sender.set_send_timeout(Some(ACK_LIMIT));
-        let now = self.begun.elapsed();
-        let answers = if last { self.sequencer.farewells(now) } else { self.sequencer.acks(now) };
-        for (to, message) in answers {
-            // What a sender calls itself may be no private group (an injected message): nobody to answer then.
-            let Ok(group) = PrivateGroup::parse(&to) else { continue };
-            if let Err(error) = sender.enqueue(Service::FIFO, group.as_group(), TYPE_FRAME, message) {
-                debug!(%error, "An acknowledgement was not taken; it will be repeated.");
-                return;
-            }
-        }
-        if let Err(error) = sender.flush_timeout(ACK_LIMIT) {
-            debug!(%error, "Acknowledgements wait.");
-        }
-    }
-
-    fn save_state(&mut self) -> bool {
-        if let Some(ended) = &mut self.ended
-            && let Err(error) = ended.save(self.config.fsync != Fsync::Never)
-        {
-            let target = Target::File(ended.path().into());
-            self.complain(&[(target, error)]);
-            return false;
-        }
-        let Some(path) = &self.state_path else { return true };
-        let positions = self.sequencer.positions().map(|(g, s, n)| (g.clone(), s, n)).collect();
-        let state = State { writer: Some(self.sequencer.me()), files: self.router.files(), positions };
-        match state.save(path, self.config.fsync != Fsync::Never) {
-            Ok(()) => {
-                self.saved_bytes = self.bytes;
-                true
-            }
-            Err(error) => {
-                let target = Target::File(path.clone());
-                self.complain(&[(target, error)]);
-                false
-            }
-        }
-    }
-
     fn show(&self) {
         let c = self.sequencer.counters();
         let (held, late) = self.order.as_ref().map_or((0, 0), TimeOrder::counts);
@@ -669,10 +434,6 @@ impl Writer {
         }
         left
     }
-}
-
-fn closed_pipe(failed: &(Target, io::Error)) -> bool {
-    failed.0 == Target::Stdout && failed.1.kind() == io::ErrorKind::BrokenPipe
 }
 
 fn text(bytes: &[u8]) -> String {
