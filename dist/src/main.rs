@@ -129,17 +129,22 @@ fn systemd(tree: &mut Tree, root: &Path) -> anyhow::Result<()> {
         let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "service")) else {
             continue;
         };
-        let mut text =
+        let text =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        for program in pages::names() {
-            for place in ["/usr/sbin", "/usr/bin"] {
-                let ours = bin.join(&program).display().to_string();
-                text = text.replace(&format!("{place}/{program}"), &ours);
-            }
-        }
+        let text = with_programs_in(&bin, text);
         tree.write(Path::new("lib/systemd/system").join(name), text, 0o644)?;
     }
     Ok(())
+}
+
+/// The text of a service with the programs where they are installed.
+fn with_programs_in(bin: &Path, text: String) -> String {
+    pages::names().iter().fold(text, |text, program| {
+        let ours = bin.join(program).display().to_string();
+        // Once for both places: the new name may end with one of them.
+        text.replace(&format!("/usr/sbin/{program}"), &format!("/usr/bin/{program}"))
+            .replace(&format!("/usr/bin/{program}"), &ours)
+    })
 }
 
 fn documents(tree: &mut Tree, root: &Path) -> anyhow::Result<()> {
@@ -166,4 +171,23 @@ fn files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     files.retain(|path| path.is_file());
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_start_the_programs_of_this_prefix() {
+        let text = "ExecStart=/usr/sbin/spreadd -c /etc/spread.conf\nExecStartPre=/usr/bin/spmonitor\n";
+        for prefix in ["/usr", "/usr/local", "/opt/spread/usr"] {
+            let bin = Path::new(prefix).join("bin");
+            assert_eq!(
+                with_programs_in(&bin, text.to_owned()),
+                format!(
+                    "ExecStart={prefix}/bin/spreadd -c /etc/spread.conf\nExecStartPre={prefix}/bin/spmonitor\n"
+                )
+            );
+        }
+    }
 }
