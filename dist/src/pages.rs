@@ -70,7 +70,8 @@ fn with_subcommands(command: Command) -> Vec<(String, Command)> {
         all.extend(below);
         at += 1;
     }
-    let name = |command: &Command| command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let name =
+        |command: &Command| command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     all.into_iter().map(|command| (name(&command), command)).collect()
 }
 
