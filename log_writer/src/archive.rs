@@ -1,10 +1,11 @@
-//! What is done with complete files, in a thread of its own: compression, then removal of the oldest.
+//! What is done with complete files, in a thread of its own: compression, a program, then removal of the oldest.
 // spec: log_writer L-19, L-20
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
@@ -21,6 +22,9 @@ use crate::rotate::{Archive, Rotation};
 const JOBS_MAX: usize = 65_536;
 /// So often is looked for files that have become too old.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// A program that is run with a complete file must end in this time.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(60);
+const PROGRAM_LOOK: Duration = Duration::from_millis(20);
 /// Most directories that are looked into for old files.
 const DIRS_MAX: usize = 10_000;
 
@@ -100,14 +104,41 @@ fn run(inbox: &Receiver<Job>, plans: &[Arc<Rotation>]) {
 }
 
 fn handle(job: &Job) {
+    let mut file = job.path.clone();
     match pack(&job.path, job.plan.archive) {
-        Ok(Some(packed)) => info!(file = %packed.display(), "Complete file compressed."),
+        Ok(Some(packed)) => {
+            info!(file = %packed.display(), "Complete file compressed.");
+            file = packed;
+        }
         Ok(None) => {}
         Err(error) => {
             error!(file = %job.path.display(), error = %format!("{error:#}"), "A complete file cannot be compressed; it is left as it is.");
         }
     }
+    if let Some(program) = job.plan.on_complete.as_ref().filter(|_| file.is_file())
+        && let Err(error) = run_program(program, &file, PROGRAM_LIMIT)
+    {
+        error!(program = %program.display(), file = %file.display(), %error, "The program for complete files failed.");
+    }
     remove_oldest(&job.plan, SystemTime::now());
+}
+
+/// Runs a program with a file, without a shell; ended when it takes too long.
+fn run_program(program: &Path, file: &Path, limit: Duration) -> io::Result<()> {
+    let mut child = Command::new(program).arg(file).stdin(Stdio::null()).spawn()?;
+    let begun = Instant::now();
+    loop {
+        match child.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(io::Error::other(status.to_string())),
+            None if begun.elapsed() >= limit => {
+                child.kill()?;
+                child.wait()?;
+                return Err(io::Error::other(format!("it was ended after {limit:?}")));
+            }
+            None => thread::sleep(PROGRAM_LOOK),
+        }
+    }
 }
 
 /// Whether a complete file was compressed already.
@@ -270,6 +301,40 @@ mod tests {
                 assert!(back == text, "{archive:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_program_is_run_with_the_compressed_file() {
+        let dir = tempfile::tempdir().expect("dir");
+        let program = dir.path().join("program");
+        // Written by another process: this one may fork while it has the file open, which then cannot be run.
+        let make = |text: &str| {
+            let script = "printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$1\" && chmod 755 \"$1\"";
+            let status = Command::new("sh").args(["-c", script, "sh"]).arg(&program).arg(text).status();
+            assert!(status.expect("sh").success());
+        };
+        make("gunzip -c \"$1\" >\"$1.seen\"");
+        // Nothing in a name is for a shell.
+        let name = "a; echo $(x) 'b";
+        let path = dir.path().join(name);
+        std::fs::write(&path, "line\n").expect("write");
+        let template = Template::parse(&path.display().to_string()).expect("template");
+        let plan = Rotation {
+            archive: Archive::Gzip,
+            on_complete: Some(program.clone()),
+            ..Rotation::new(template)
+        };
+        handle(&Job { path, plan: Arc::new(plan) });
+        let seen = std::fs::read_to_string(dir.path().join(format!("{name}.gz.seen")));
+        assert_eq!(seen.expect("the program ran"), "line\n");
+        let (limit, file) = (Duration::from_secs(30), Path::new("x"));
+        let error = run_program(Path::new("/bin/false"), file, limit).expect_err("fails").to_string();
+        assert!(error.contains("exit status: 1"), "{error}");
+        run_program(&dir.path().join("none"), file, limit).expect_err("not there");
+        make("exec sleep 60");
+        let begun = Instant::now();
+        let error = run_program(&program, file, Duration::from_millis(50)).expect_err("too long").to_string();
+        assert!(error.contains("ended after") && begun.elapsed() < limit, "{error}");
     }
 
     #[test]

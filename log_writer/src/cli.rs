@@ -219,6 +219,10 @@ pub struct LogOptions {
     #[serde(deserialize_with = "words::one")]
     pub compress: Option<Archive>,
 
+    /// Program that is run with the name of each complete file, after compression; one at a time, ended after a minute.
+    #[arg(long, value_name = "PROGRAM")]
+    pub on_complete: Option<PathBuf>,
+
     /// Which complete files are kept, older ones are removed: so many (90), so old (30d; h, d, w), so many bytes (100G;
     /// K, M, G, T). May be repeated: what is beyond one limit goes [default: all].
     #[arg(long, value_name = "LIMIT", value_parser = Keep::read)]

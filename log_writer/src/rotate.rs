@@ -322,6 +322,8 @@ pub struct Rotation {
     pub link: Option<PathBuf>,
     /// What is done with complete files.
     pub archive: Archive,
+    /// Program that is run with each complete file.
+    pub on_complete: Option<PathBuf>,
     /// Which complete files are kept (for each virtual host): those within all these limits.
     pub keep: Vec<Keep>,
 }
@@ -337,6 +339,7 @@ impl Rotation {
             zone: TimeZone::UTC,
             link: None,
             archive: Archive::Keep,
+            on_complete: None,
             keep: Vec::new(),
         }
     }

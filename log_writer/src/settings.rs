@@ -203,13 +203,14 @@ fn rotation_of(options: &LogOptions) -> anyhow::Result<Option<Rotation>> {
     let named = file.as_ref().is_some_and(|f| f.to_string_lossy().contains('%'));
     let more = options.link.is_some()
         || !options.keep.is_empty()
+        || options.on_complete.is_some()
         || options.compress.is_some_and(|c| c != Archive::Keep);
     let Some(file) =
         file.filter(|_| wanted || named && (options.output.is_some() || options.vhost_name.is_some()))
     else {
         if wanted || more {
             bail!(
-                "--link, --keep and --compress are for files that are rotated: give --rotate, --rotate-size or a \
+                "--link, --keep, --on-complete and --compress are for files that are rotated: give --rotate, --rotate-size or a \
                    time in the name of the file"
             );
         }
@@ -223,6 +224,7 @@ fn rotation_of(options: &LogOptions) -> anyhow::Result<Option<Rotation>> {
     rotation.zone = zone(options.zone.as_deref())?;
     rotation.link = options.link.clone();
     rotation.archive = options.compress.unwrap_or_default();
+    rotation.on_complete = options.on_complete.clone();
     rotation.keep = options.keep.clone();
     let vhosts = options.vhost_dir.is_some();
     if vhosts != rotation.template.has_vhost() {
