@@ -2,10 +2,14 @@
 //!
 //! The real engines are steps of a search. From each state every move is tried: each packet at the head of a way
 //! (from a daemon to another one) arrives, or is lost, doubled or held back, so that others overtake it; a daemon's
-//! next timer fires; a daemon dies, or is cut off; a message is submitted. Each daemon has its own clock, which
+//! next timer fires; a daemon dies, starts again, or is cut off; a message is submitted. Each daemon has its own clock, which
 //! only its timers move, so a timer may fire at any moment relative to all others. Faults and timers are bounded
-//! by [`Bounds`], and so is the depth; within these bounds nothing is left out. States that are equal are visited
-//! once (`Ring::fingerprint`). Signs of life do not arrive during the exploration.
+//! by [`Bounds`], and so is the depth; within these bounds nothing is left out but orders that do not matter. States that are equal are visited
+//! once (`Ring::fingerprint`). Signs of life do not arrive during the exploration, but for those from and to daemons
+//! that were started again.
+//!
+//! What a daemon does depends on its own state and on what it gets, not on the others. So each step of an engine is
+//! made once and remembered: all daemons together get into many more states than each of them does.
 //!
 //! At the end of each branch the network heals and time goes on in good order until everything has settled (G10),
 //! and the logs of all daemons go through the oracle (G1 to G9).
@@ -18,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashSet;
 
-use self::state::{Move, State};
+use self::state::{Memo, Move, State};
 use super::oracle::Violation;
 
 pub use self::start::Start;
@@ -36,8 +40,12 @@ pub struct Bounds {
     pub late: u8,
     /// Daemons that die.
     pub crashes: u8,
+    /// Daemons that died and start again.
+    pub restarts: u8,
     /// Daemons that are cut off from all others until the end.
     pub cuts: u8,
+    /// Of moves whose order does not matter one order is tried only.
+    pub reduced: bool,
     /// Moves of one branch.
     pub depth: usize,
     /// States that are visited.
@@ -83,6 +91,7 @@ pub fn explore(start: Start, bounds: &Bounds) -> Result<Report, Violation> {
     let begin = Instant::now();
     let first = start.state(bounds)?;
     let mut report = Report { complete: true, ..Report::default() };
+    let mut memo = Memo::default();
     let mut seen = FxHashSet::default();
     seen.insert(first.hash());
     report.states = 1;
@@ -97,7 +106,7 @@ pub fn explore(start: Start, bounds: &Bounds) -> Result<Report, Violation> {
         };
         report.moves += 1;
         path.push(next);
-        let (state, failure) = match frame.state.after(next) {
+        let (state, failure) = match frame.state.after(next, &mut memo) {
             Ok(state) => (Some(state), None),
             Err(violation) => (None, Some(violation)),
         };
@@ -143,9 +152,10 @@ pub fn explore(start: Start, bounds: &Bounds) -> Result<Report, Violation> {
 fn story(start: Start, bounds: &Bounds, path: &[Move]) -> Vec<String> {
     let Ok(mut state) = start.state(bounds) else { return Vec::new() };
     let mut lines = Vec::new();
+    let mut memo = Memo::default();
     for step in path {
         lines.push(state.describe(*step));
-        match state.after(*step) {
+        match state.after(*step, &mut memo) {
             Ok(next) => {
                 lines.extend(next.news(&state));
                 state = next;

@@ -60,9 +60,15 @@ struct Args {
     /// With --explore: daemons that die.
     #[arg(long, default_value_t = 0)]
     crashes: u8,
+    /// With --explore: daemons that died and start again.
+    #[arg(long, default_value_t = 0)]
+    restarts: u8,
     /// With --explore: daemons that are cut off.
     #[arg(long, default_value_t = 0)]
     cuts: u8,
+    /// With --explore: try every order of moves, also where it does not matter.
+    #[arg(long)]
+    every_order: bool,
     /// With --explore: longest branch.
     #[arg(long, default_value_t = 200)]
     depth: usize,
@@ -124,18 +130,21 @@ fn explore(args: &Args, name: &str) -> ExitCode {
         late: args.late,
         crashes: args.crashes,
         cuts: args.cuts,
+        restarts: args.restarts,
+        reduced: !args.every_order,
         depth: args.depth,
         states: args.states,
         time: Duration::from_secs(args.seconds.unwrap_or(600)),
         settle_one_of: args.settle_one_of,
     };
     println!(
-        "at most {} timers at each daemon, {} losses, {} duplicates, {} late packets, {} crashes, {} cuts, {} moves",
+        "at most {} timers at each daemon, {} losses, {} duplicates, {} late packets, {} crashes, {} restarts, {} cuts, {} moves",
         bounds.timers,
         bounds.losses,
         bounds.duplicates,
         bounds.late,
         bounds.crashes,
+        bounds.restarts,
         bounds.cuts,
         bounds.depth
     );

@@ -98,21 +98,26 @@ fn an_idle_ring_sends_little() {
     assert!(figures.packets < most, "{} packets in 20 s, at most {most}", figures.packets);
 }
 
+/// Nothing happens but that packets arrive.
+const NOTHING: Bounds = Bounds {
+    timers: 0,
+    losses: 0,
+    duplicates: 0,
+    late: 0,
+    crashes: 0,
+    restarts: 0,
+    cuts: 0,
+    reduced: true,
+    depth: 200,
+    states: 1_000_000,
+    time: Duration::from_secs(60),
+    settle_one_of: 1,
+};
+
 /// All interleavings of packets and timers within small bounds; `cargo xtask sim --explore` goes further.
 #[test]
 fn small_worlds_are_visited_in_full() {
-    let bounds = Bounds {
-        timers: 0,
-        losses: 0,
-        duplicates: 0,
-        late: 0,
-        crashes: 0,
-        cuts: 0,
-        depth: 200,
-        states: 1_000_000,
-        time: Duration::from_secs(60),
-        settle_one_of: 1,
-    };
+    let bounds = NOTHING;
     let one = Bounds { timers: 1, ..bounds };
     let worlds = [
         (Start::Boot, one, 1000),
@@ -121,6 +126,8 @@ fn small_worlds_are_visited_in_full() {
         (Start::Three, Bounds { losses: 1, ..bounds }, 100),
         (Start::Three, Bounds { crashes: 1, ..bounds }, 100),
         (Start::Hole, one, 1000),
+        (Start::Merge, bounds, 1000),
+        (Start::Two, Bounds { crashes: 1, restarts: 1, ..bounds }, 500),
     ];
     for (start, bounds, states) in worlds {
         let report = explore(start, &bounds).unwrap_or_else(|violation| panic!("{start:?}: {violation}"));
@@ -128,5 +135,20 @@ fn small_worlds_are_visited_in_full() {
             panic!("{start:?}: {violation}\n{}", story.join("\n"));
         }
         assert!(report.complete && report.states >= states && report.settled > 0, "{start:?}: {report:?}");
+    }
+}
+
+/// Of moves whose order does not matter one order is tried: fewer states, and the same ends.
+#[test]
+fn one_order_of_moves_at_different_daemons_is_enough() {
+    for (start, timers) in [(Start::Boot, 1), (Start::Two, 1), (Start::Hole, 1), (Start::Merge, 0)] {
+        let [all, few] = [false, true].map(|reduced| {
+            let bounds = Bounds { timers, reduced, ..NOTHING };
+            let report = explore(start, &bounds).unwrap_or_else(|violation| panic!("{violation}"));
+            assert!(report.complete, "{start:?}: {report:?}");
+            report
+        });
+        assert_eq!(all.ends, few.ends, "{start:?}");
+        assert!(few.states * 10 < all.states * 9, "{start:?}: {} of {}", few.states, all.states);
     }
 }

@@ -52,7 +52,7 @@ impl Start {
 
     pub(super) fn state(self, bounds: &Bounds) -> Step<State> {
         let n = self.nodes();
-        let mut state = State::new((0..n).map(|at| ring(n, at)).collect::<Result<_, _>>()?)?;
+        let mut state = State::new((0..n).map(|at| ring(n, at, 0)).collect::<Result<_, _>>()?)?;
         let whole = |state: &State| {
             let rings = state.nodes.iter().flatten();
             rings.clone().all(|node| node.ring.is_operational() && node.conf.1.len() == n)
@@ -131,7 +131,8 @@ fn lose_data_of(state: &mut State, node: u8, limit: u64) -> Step<()> {
 }
 
 /// A daemon whose times are such that each limit passes after few timers, and signs of life are rare.
-fn ring(nodes: usize, at: usize) -> Result<Ring, Violation> {
+/// `life`: how many processes were started before it, or 0.
+pub(super) fn ring(nodes: usize, at: usize, life: u64) -> Result<Ring, Violation> {
     let me = NodeId(u16::try_from(at).unwrap_or(0));
     let mut cfg = RingConfig::new(me, vec![0; nodes], [0x5a; 16]);
     let ms = Duration::from_millis;
@@ -142,7 +143,8 @@ fn ring(nodes: usize, at: usize) -> Result<Ring, Violation> {
     cfg.acks = Some(false);
     let mut seed = [7; 32];
     seed[0] = u8::try_from(at).unwrap_or(0);
-    let boot = Boot { session: 0x1111 * (at as u64 + 1), epoch_min: 2, seed };
+    seed[1] = u8::try_from(life).unwrap_or(u8::MAX);
+    let boot = Boot { session: 0x1111 * (at as u64 + 1) + (life << 16), epoch_min: 2, seed };
     Ring::new(Arc::new(cfg), boot, Nanos(CLOCK))
         .map_err(|err| Violation { promise: "PANIC", what: format!("the configuration is refused: {err}") })
 }
