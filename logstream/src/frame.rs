@@ -96,6 +96,8 @@ pub enum Kind {
     Rotate = 7,
     /// A source to itself: what was sent before has been ordered.
     Barrier = 8,
+    /// Somebody who listens, to a source: say hello. Publishers that do not know it ignore it.
+    Ask = 9,
 }
 
 impl Kind {
@@ -109,6 +111,7 @@ impl Kind {
             6 => Self::Summary,
             7 => Self::Rotate,
             8 => Self::Barrier,
+            9 => Self::Ask,
             _ => return None,
         })
     }

@@ -130,6 +130,8 @@ const HELLO_EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::fro
 const PROBE_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(16));
 /// A second wish to resend within this time is the echo of the first.
 const REWIND_EVERY: Duration = Duration::from_millis(100);
+/// Questions of those who only listen are answered at most this often, all with one hello.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
 /// With [`Audit::Auto`], a sent line may be given up (as in doubt) for newer ones when no acknowledgement came for
 /// this long: old subscribers must not starve because a writer of ours went away.
 const PRESSURE_AFTER: Duration = Duration::from_secs(1);
@@ -183,6 +185,8 @@ struct Stream {
     spoke: Duration,
     /// Silence after which the stream says hello again.
     pause: Duration,
+    /// When somebody who only listens was last answered.
+    asked: Option<Duration>,
     acked_at: Duration,
     /// Since when something waits for an acknowledgement.
     waits_since: Duration,
@@ -219,6 +223,7 @@ impl Publisher {
                 hello_due: false,
                 spoke: Duration::ZERO,
                 pause: HELLO_EVERY.0,
+                asked: None,
                 acked_at: Duration::ZERO,
                 waits_since: Duration::ZERO,
                 writers: BTreeMap::new(),
@@ -339,8 +344,22 @@ impl Publisher {
                 Kind::Ack if mine || frame.source == ANYONE && frame.seq == 0 => {
                     self.acknowledge(now, &frame)
                 }
+                Kind::Ask => self.asked(now, &frame),
                 _ => {}
             }
+        }
+    }
+
+    /// Somebody listens who was not there at the last hello. It is no writer: nothing waits for it.
+    fn asked(&mut self, now: Duration, frame: &Frame) {
+        let group = frame.records().first().cloned().unwrap_or_default();
+        let Some(&index) = self.by_group.get(&group) else { return };
+        let stream = &mut self.streams[index as usize];
+        let again = stream.asked.is_some_and(|at| now < at + ASKED_EVERY);
+        if self.connected && !again && can_audit(self.cfg.audit, &stream.cfg) {
+            stream.asked = Some(now);
+            stream.hello_due = true;
+            self.activate(index);
         }
     }
 

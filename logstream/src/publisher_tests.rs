@@ -193,6 +193,32 @@ fn silence_is_asked_about() {
 }
 
 #[test]
+fn who_only_listens_is_told_who_speaks_and_changes_nothing() {
+    let ask = |group: &[u8]| Frame::encode(Kind::Ask, 0, ANYONE, 0, 0, &[group]).expect("small");
+    for (audit, wire, hello) in [
+        (Audit::Auto, Wire::Plain, &["site4~ Hello 2 n1 f0"][..]),
+        (Audit::On, Wire::Plain, &["site4~ Hello 2 n1 f4"]),
+        (Audit::Off, Wire::Plain, &[]),
+    ] {
+        let mut p = publisher(audit, wire);
+        p.handle_private(at(0), ask(&GROUP));
+        p.handle_connected(at(0), [0]);
+        p.handle_records([line(1)]);
+        sent(&mut p, at(0));
+        p.handle_private(at(1), barrier(1));
+        p.handle_private(at(1), ask(b"another"));
+        assert_eq!(sent(&mut p, at(1)), [""; 0]);
+        p.handle_private(at(2), ask(&GROUP));
+        p.handle_private(at(2), ask(&GROUP));
+        assert_eq!(sent(&mut p, at(2)), hello, "{audit:?}");
+        p.handle_private(at(1001), ask(&GROUP));
+        assert_eq!(sent(&mut p, at(1001)), [""; 0], "once a second");
+        p.handle_private(at(1002), ask(&GROUP));
+        assert_eq!(sent(&mut p, at(1002)), hello, "{audit:?}");
+    }
+}
+
+#[test]
 fn a_probe_stands_behind_the_lines() {
     let mut p = publisher(Audit::On, Wire::Plain);
     p.handle_connected(at(0), [0]);

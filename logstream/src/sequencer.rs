@@ -437,7 +437,7 @@ impl Step<'_> {
                     }
                     _ => self.reject("a rotation outside of the audit group"),
                 },
-                Kind::Ack | Kind::Summary | Kind::Barrier => {}
+                Kind::Ack | Kind::Summary | Kind::Barrier | Kind::Ask => {}
             }
         }
     }

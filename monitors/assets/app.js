@@ -337,9 +337,18 @@ function drawSources(shot) {
 }
 
 function drawGroups(shot) {
-  const daemons = Object.entries(shot.daemons);
-  $("daemons").replaceChildren(...(daemons.length ? [el("ul", {}, ...daemons.map(([daemon, members]) =>
-    el("li", {}, el("b", {}, daemon), ` – ${[...members].join(", ")}`)))] : [el("p", { class: "empty" }, "None seen yet.")]));
+  // All of the ring if a daemon's metrics are asked for them, and in any case those with members of the groups.
+  const ring = shot.ring;
+  const names = [...new Set([...Object.keys(shot.daemons), ...(ring?.daemons ?? []).map((d) => d.name)])].sort();
+  const lines = names.map((name) => {
+    const known = ring?.daemons.find((d) => d.name === name);
+    const here = known && (known.member ? "in the ring" : known.heard ? "heard, but not in the ring" : "not in the ring");
+    const members = shot.daemons[name]?.join(", ") ?? "no member of the groups";
+    return el("li", { class: known && !known.member ? "c5" : "" }, el("b", {}, name), ` – ${[here, members].filter(Boolean).join("; ")}`);
+  });
+  $("daemons").replaceChildren(
+    ...(ring?.error ? [el("p", { class: "c5" }, `The ring is not known: ${ring.error}`)] : []),
+    lines.length ? el("ul", {}, ...lines) : el("p", { class: "empty" }, "None seen yet."));
   const groups = Object.entries(shot.groups);
   $("groups").replaceChildren(...(groups.length ? groups.flatMap(([group, members]) => [
     el("p", {}, el("b", {}, group), ` – ${members.length} members`),

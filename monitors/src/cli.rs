@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
 use spread::GroupName;
 
+use crate::ring;
 use crate::state::{Bounds, Shared, State};
 use crate::watch::{self, Source, now_ms};
 
@@ -30,6 +31,9 @@ pub struct SourceArgs {
     /// What is one server in the figures
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     pub servers: ServersAre,
+    /// Metrics of a daemon (MetricsAddress in spread.conf), to show all daemons of the ring, also those without a member
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub daemon_metrics: Option<SocketAddr>,
     /// Suffix of the groups in which numbers of lines are told (SpreadLogAudit); empty: these are not joined
     #[arg(long, value_name = "SUFFIX", default_value = "~")]
     pub audit_suffix: String,
@@ -79,6 +83,9 @@ impl SourceArgs {
         }
         let state = Shared::new(state);
         watch::start(&Source { daemon: self.daemon.clone(), groups }, state.clone())?;
+        if let Some(daemon) = self.daemon_metrics {
+            ring::start(daemon, state.clone())?;
+        }
         Ok(state)
     }
 }

@@ -7,6 +7,7 @@ pub mod filter;
 pub mod history;
 pub mod machines;
 pub mod notify;
+pub mod ring;
 pub mod snapshot;
 pub mod sources;
 pub mod state;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::filter::Filter;
 use crate::machines::Machine;
+use crate::ring::Ring;
 use crate::sources::SourceFigures;
 use crate::state::{ActiveAlert, Intake, Notice, State};
 
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub groups: BTreeMap<String, Vec<String>>,
     /// Daemons of these members, each with them.
     pub daemons: BTreeMap<String, BTreeSet<String>>,
+    /// All daemons, if the metrics of one are known (`--daemon-metrics`).
+    pub ring: Option<Ring>,
     /// The web servers that were heard, and what of their lines was missed.
     pub sources: Vec<SourceFigures>,
     /// Everything together.
@@ -269,6 +272,7 @@ impl Snapshot {
             daemon: state.connected().map(str::to_owned),
             groups: state.groups().clone(),
             daemons: state.daemons(),
+            ring: state.ring().cloned(),
             sources: state.sources(),
             intake: state.intake(),
             machines: state.machines().iter().cloned().collect(),

@@ -18,6 +18,10 @@ const STREAMS_MAX: usize = 8192;
 const SERVERS_MAX: usize = 256;
 /// Senders whose names are remembered.
 const SENDERS_MAX: usize = 16_384;
+/// A sender whose name is not known is asked so often, and not sooner again than after so many milliseconds. Old ones
+/// never answer.
+const ASKED_MAX: u8 = 3;
+const ASK_EVERY_MS: i64 = 5000;
 /// Ranges of missing numbers that can still be filled, for each stream.
 const HOLES_MAX: usize = 16;
 
@@ -104,8 +108,20 @@ pub struct Sources {
     /// (sender, group) of plain lines: their source and the number of the next one.
     cursors: BTreeMap<(Bytes, Bytes), (Id, u64)>,
     senders: BTreeMap<Bytes, Arc<Server>>,
+    /// Senders without a name: how often they were asked, and when last.
+    asked: BTreeMap<Bytes, (u8, i64)>,
+    questions: Vec<Question>,
     servers: BTreeMap<Arc<Server>, SourceFigures>,
     broken: u64,
+}
+
+/// A sender to be asked who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Its private name: `#name#daemon`.
+    pub sender: Bytes,
+    /// The log group that it sends to.
+    pub group: Bytes,
 }
 
 /// A message of a log group or of its audit group.
@@ -148,7 +164,31 @@ impl Sources {
             figures.unnumbered += lines_in(&payload);
             out.push(payload);
         }
-        self.server_of(&sender)
+        let server = self.server_of(&sender);
+        if server.apache.is_empty() {
+            self.wonder(now_ms, sender, group);
+        }
+        server
+    }
+
+    /// It said hello before this monitor listened, or never does.
+    fn wonder(&mut self, now_ms: i64, sender: Bytes, group: Bytes) {
+        let (times, last_ms) = self.asked.get(&sender).copied().unwrap_or((0, i64::MIN));
+        if times >= ASKED_MAX || now_ms < last_ms.saturating_add(ASK_EVERY_MS) {
+            return;
+        }
+        if self.asked.len() >= SENDERS_MAX {
+            self.asked.clear();
+        }
+        self.asked.insert(sender.clone(), (times + 1, now_ms));
+        if self.questions.len() < SENDERS_MAX {
+            self.questions.push(Question { sender, group });
+        }
+    }
+
+    /// Senders to be asked, each once.
+    pub fn take_questions(&mut self) -> Vec<Question> {
+        std::mem::take(&mut self.questions)
     }
 
     fn frame(
@@ -187,8 +227,9 @@ impl Sources {
                 }
                 self.streams.remove(&key);
                 self.senders.remove(sender);
+                self.asked.remove(sender);
             }
-            Kind::Ack | Kind::Summary | Kind::Rotate | Kind::Barrier => {}
+            Kind::Ack | Kind::Summary | Kind::Rotate | Kind::Barrier | Kind::Ask => {}
         }
     }
 
@@ -330,6 +371,7 @@ impl Sources {
         let apache = String::from_utf8_lossy(&host[..host.len().min(64)]).into_owned();
         let server = Server::new(&self.server_of(sender).daemon, &apache);
         self.senders.insert(sender.clone(), Arc::clone(&server));
+        self.asked.remove(sender);
         let generation = frame.number("generation");
         let figures = self.figures(now_ms, &server);
         figures.generation = figures.generation.max(generation);
@@ -502,6 +544,26 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_known_is_asked_a_few_times() {
+        let mut sources = Sources::default();
+        let mut asked = Vec::new();
+        for now in 0..40_000 {
+            if now % 500 == 0 {
+                let message = arrived(false, TYPE_PLAIN, Bytes::from_static(b"x\n"));
+                sources.handle(now, message, &mut Vec::new());
+            }
+            let questions = sources.take_questions();
+            assert!(questions.iter().all(|q| q.sender == ME && q.group == b"site4"[..]));
+            asked.extend(questions.iter().map(|_| now));
+        }
+        assert_eq!(asked, [0, 5000, 10_000]);
+        let hello = frame(Kind::Hello, 0, 1, &[b"group=site4\nfirst=1\nhost=a\n"]);
+        take(&mut sources, arrived(true, TYPE_FRAME, hello));
+        take(&mut sources, arrived(false, TYPE_PLAIN, Bytes::from_static(b"x\n")));
+        assert!(sources.take_questions().is_empty() && sources.asked.is_empty());
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let mut sources = Sources::default();
         for n in 0..9_000_u32 {
@@ -516,6 +578,7 @@ mod tests {
             sources.handle(i64::from(n), message, &mut Vec::new());
         }
         assert!(sources.streams.len() <= STREAMS_MAX && sources.senders.len() <= SENDERS_MAX);
+        assert!(sources.asked.len() <= SENDERS_MAX && sources.questions.len() <= SENDERS_MAX);
         assert!(sources.cursors.len() <= STREAMS_MAX);
         assert_eq!(sources.servers.len(), SERVERS_MAX + 1);
     }

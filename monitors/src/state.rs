@@ -11,7 +11,8 @@ use spread::{Cause, Data, GroupName, Membership, Message, Reconnected};
 
 use crate::filter::Filter;
 use crate::machines::Machines;
-use crate::sources::{Arrived, SourceFigures, Sources};
+use crate::ring::Ring;
+use crate::sources::{Arrived, Question, SourceFigures, Sources};
 
 /// Bounds of a monitor's memory.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,7 @@ pub struct State {
     connected: Option<String>,
     alerts: Vec<ActiveAlert>,
     machines: Machines,
+    ring: Option<Ring>,
 }
 
 /// An alert that is on.
@@ -144,6 +146,7 @@ impl State {
             connected: None,
             alerts: Vec::new(),
             machines: Machines::default(),
+            ring: None,
         }
     }
 
@@ -182,6 +185,21 @@ impl State {
         for payload in payloads {
             self.handle_lines(now_ms, &label, &payload);
         }
+    }
+
+    /// Takes what a daemon says of the ring.
+    pub fn handle_ring(&mut self, now_ms: i64, answer: Result<&str, String>) {
+        self.ring.get_or_insert_default().handle_answer(now_ms, answer);
+    }
+
+    /// The ring, if a daemon is asked.
+    pub fn ring(&self) -> Option<&Ring> {
+        self.ring.as_ref()
+    }
+
+    /// Senders that are to be asked who they are.
+    pub fn take_questions(&mut self) -> Vec<Question> {
+        self.sources.take_questions()
     }
 
     /// The machines that announce their resources.
@@ -345,7 +363,7 @@ impl State {
     }
 
     /// The daemons that members of the log groups are connected to, each with these members; this monitor's own one
-    /// is always there. A daemon without a member in a log group does not show.
+    /// is always there. A daemon without a member in a log group does not show; [`ring`](Self::ring) has them all.
     pub fn daemons(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut daemons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (group, members) in &self.groups {

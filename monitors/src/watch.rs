@@ -4,9 +4,13 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use spread::{Builder, GroupName, Reconnect};
-use tracing::warn;
+use log_stream::frame::ANYONE;
+use log_stream::{Frame, Kind, TYPE_FRAME};
+use spread::blocking::Connection;
+use spread::{Builder, GroupName, Reconnect, Service};
+use tracing::{debug, warn};
 
+use crate::sources::Question;
 use crate::state::Shared;
 
 /// Milliseconds since 1970.
@@ -56,17 +60,33 @@ pub fn start(source: &Source, state: Shared) -> anyhow::Result<()> {
                 }
             };
             let now = now_ms();
-            let mut state = state.lock();
+            let mut locked = state.lock();
             for _ in 0..BATCH {
                 let Some(message) = next else { break };
-                state.handle_message(now, &message);
+                locked.handle_message(now, &message);
                 // What is wrong with the connection shows at the next receive.
                 next = connection.try_receive().unwrap_or_default();
             }
             if let Some(message) = next {
-                state.handle_message(now, &message);
+                locked.handle_message(now, &message);
+            }
+            let questions = locked.take_questions();
+            drop(locked);
+            for question in questions {
+                ask(&mut connection, &question);
             }
         }
     })?;
     Ok(())
+}
+
+/// Asks a sender to say hello.
+fn ask(connection: &mut Connection, question: &Question) {
+    let Ok(to) = GroupName::new(&question.sender) else { return };
+    if let Some(frame) = Frame::encode(Kind::Ask, 0, ANYONE, 0, 0, &[&question.group])
+        && let Err(error) = connection.multicast(Service::FIFO, to, TYPE_FRAME, frame)
+    {
+        // It is asked again when it sends more; what is wrong with the connection shows at the next receive.
+        debug!(sender = %to, %error, "Cannot ask who it is.");
+    }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use access_log::Format;
 use nix::sys::signal::Signal;
@@ -42,7 +42,10 @@ fn shown(browser: &Browser) -> Value {
             tiles: Object.fromEntries([...document.querySelectorAll("#tiles .tile")].map((t) =>
                 [t.querySelector("span").innerText, t.querySelector("b").innerText])),
             servers: [...document.querySelectorAll("#servers tbody tr")].map((r) => [...r.cells].map((c) => c.innerText.trim())),
-            paths: text("#top-path li"), tail: text("#tail div").length, error: text("#filter-error").join(),
+            span: state.shot?.top_over, lists: Object.fromEntries(["path", "failed_path", "client"].map((kind) =>
+                [kind, [...document.querySelectorAll(`#top-${kind} li`)].map((l) =>
+                    [l.querySelector(".name").innerText.trim(), l.querySelector(".value").innerText.split(" ·")[0]])])),
+            tail: text("#tail div").length, error: text("#filter-error").join(),
             status: text("#status-text").join() };
     "##;
     browser.run(script).unwrap()
@@ -64,6 +67,48 @@ fn recount(log: &str, last: i64, seconds: i64) -> BTreeMap<u16, u64> {
         }
     }
     classes
+}
+
+/// The lists of the page over the same seconds: value and count, the most frequent first, equal ones by name.
+fn recount_lists(log: &str, last: i64, seconds: i64) -> BTreeMap<&'static str, Vec<(String, u64)>> {
+    let format = Format::compile(FORMAT).unwrap();
+    let mut counts = BTreeMap::from(["path", "failed_path", "client"].map(|kind| (kind, BTreeMap::new())));
+    for line in log.split_inclusive('\n') {
+        let entry = format.parse(line.as_bytes()).unwrap();
+        if !(last - seconds + 1..=last).contains(&(entry.time_us.unwrap() / 1_000_000)) {
+            continue;
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let request = text(entry.request_raw.unwrap());
+        let path = request.split(' ').nth(1).unwrap().split('?').next().unwrap().to_owned();
+        let failed = entry.status.unwrap() >= 400;
+        let client = Some(text(entry.host));
+        let values =
+            [("path", Some(path.clone())), ("failed_path", failed.then_some(path)), ("client", client)];
+        for (kind, value) in values {
+            if let Some(value) = value {
+                *counts.get_mut(kind).unwrap().entry(value).or_default() += 1;
+            }
+        }
+    }
+    counts.into_iter().map(|(kind, values)| (kind, sorted(values.into_iter().collect()))).collect()
+}
+
+/// The page shows fifteen.
+fn sorted(mut list: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    list.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    list.truncate(15);
+    list
+}
+
+/// The lists as the page shows them.
+fn lists(seen: &Value) -> BTreeMap<&'static str, Vec<(String, u64)>> {
+    let rows = |kind: &'static str| {
+        let rows = seen["lists"][kind].as_array().cloned().unwrap_or_default();
+        let row = |row: &Value| (row[0].as_str().unwrap_or("").to_owned(), number(&row[1]));
+        (kind, sorted(rows.iter().map(row).collect()))
+    };
+    ["path", "failed_path", "client"].map(rows).into()
 }
 
 #[test]
@@ -121,6 +166,33 @@ fn the_page_shows_what_the_unified_log_says() {
         if same && exact.values().sum::<u64>() == answered as u64 { Ok(minute) } else { Err((minute, exact)) }
     })
     .unwrap();
+    // The lists too, whenever one looks: here while the requests slide out of the ten seconds.
+    for (span, seconds) in [("1m", 60), ("10s", 10)] {
+        browser.run(&format!("document.querySelector('input[value=\"{span}\"]').click()")).unwrap();
+        let mut seen = wait::until("the lists of the window", LIMIT, || {
+            let seen = shown(&browser);
+            if seen["span"] == span { Ok(seen) } else { Err(seen) }
+        })
+        .unwrap();
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let exact = recount_lists(&all, seen["last"].as_i64().unwrap(), seconds);
+            assert_eq!(lists(&seen), exact, "{span}: {seen}");
+            let empty = exact.values().all(Vec::is_empty);
+            assert!(!empty || span == "10s", "the requests are a minute old");
+            if empty || span == "1m" {
+                break;
+            }
+            let before = seen["last"].clone();
+            seen = wait::until("the next second", LIMIT, || {
+                let seen = shown(&browser);
+                if seen["last"] == before { Err(seen) } else { Ok(seen) }
+            })
+            .unwrap();
+            assert!(Instant::now() < deadline, "the requests stay: {seen}");
+        }
+    }
+    browser.run("document.querySelector('input[value=\"1m\"]').click()").unwrap();
     let names: Vec<&str> =
         minute["servers"].as_array().unwrap().iter().map(|row| row[0].as_str().unwrap()).collect();
     assert_eq!(names, ["h1", "h2"], "{minute}");

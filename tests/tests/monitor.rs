@@ -102,6 +102,66 @@ fn apaches_of_one_host_are_told_apart_and_frames_are_read() {
     writer.stop().unwrap();
 }
 
+/// It begins when the Apaches have long said hello: one whose lines a writer confirms, one that nobody answers.
+#[test]
+fn a_monitor_that_comes_later_asks_who_the_apaches_are() {
+    let mut cluster = Cluster::on_loopback(1).unwrap();
+    cluster.start_all().unwrap();
+    let daemon = cluster.connect_string(0);
+    let servers = [apache(&cluster, "first", ""), apache(&cluster, "second", "SpreadLogWire framed\n")];
+    let known = |shot: &Value, name: &str| {
+        shot["sources"].as_array().unwrap().iter().any(|s| s["apache"] == name && s["lines"] != 0)
+    };
+    for with_writer in [false, true] {
+        let args = ["-s", daemon.as_str(), "-g", "site4"];
+        let writer = with_writer.then(|| {
+            let writer =
+                Writer::start(cluster.dir(), Place::Here, "writer", &args).unwrap().joined().unwrap();
+            weblog::warm_up(Place::Here, servers[0].address(), LIMIT).unwrap();
+            writer
+        });
+        servers.iter().for_each(|server| ask(server, 3, "/index.html"));
+        let (web, page) = monitor(cluster.dir(), &daemon, &["--servers", "apaches"]);
+        // The second line comes when the first one was answered by a hello.
+        until("both names", page, |shot| {
+            servers.iter().for_each(|server| ask(server, 1, "/index.html"));
+            known(shot, "first.test") && known(shot, "second.test")
+        });
+        web.stop(LIMIT).unwrap();
+        if let Some(writer) = writer {
+            writer.stop().unwrap();
+        }
+    }
+    for server in servers {
+        server.stop(LIMIT).unwrap();
+    }
+}
+
+#[test]
+fn daemons_without_a_member_are_shown_too() {
+    let mut cluster = Cluster::on_loopback(3).unwrap();
+    let metrics = free_address().unwrap();
+    let conf = cluster.conf();
+    cluster.start_with(0, &conf, &["--metrics", &metrics.to_string()]).unwrap();
+    cluster.start(1).unwrap();
+    cluster.daemon(0).unwrap().wait_printed("daemons=2", LIMIT).unwrap();
+    let (web, page) =
+        monitor(cluster.dir(), &cluster.connect_string(0), &["--daemon-metrics", &metrics.to_string()]);
+    let ring = |shot: &Value| -> Vec<(String, bool)> {
+        let daemons = shot["ring"]["daemons"].as_array().cloned().unwrap_or_default();
+        daemons.iter().map(|d| (d["name"].as_str().unwrap().to_owned(), d["member"] == true)).collect()
+    };
+    let states = |third| vec![("h1".to_owned(), true), ("h2".to_owned(), true), ("h3".to_owned(), third)];
+    let shot = until("the ring of two", page, |shot| ring(shot) == states(false));
+    assert_eq!(shot["daemons"].as_object().unwrap().keys().collect::<Vec<_>>(), ["h1"], "the monitor's own");
+    cluster.start(2).unwrap();
+    until("the ring of three", page, |shot| ring(shot) == states(true));
+    cluster.kill(0).unwrap();
+    let shot = until("no answer", page, |shot| shot["ring"]["error"].is_string());
+    assert_eq!(ring(&shot), states(true), "what was known");
+    web.stop(LIMIT).unwrap();
+}
+
 #[test]
 fn lines_of_a_lost_connection_are_counted_as_missed_by_their_numbers() {
     let mut cluster = Cluster::on_loopback(2).unwrap();

@@ -192,6 +192,19 @@ fn stream_lines(shot: &Snapshot) -> Vec<Line<'_>> {
     if !daemons.is_empty() {
         lines.push(Line::from(format!("daemons with members: {}", daemons.join(" "))));
     }
+    if let Some(ring) = &shot.ring {
+        let names = |members: bool| {
+            let those = ring.daemons.iter().filter(|daemon| daemon.member == members);
+            those.map(|daemon| printable(&daemon.name)).collect::<Vec<_>>().join(" ")
+        };
+        lines.push(Line::from(format!("ring: {}", names(true))));
+        if ring.daemons.iter().any(|daemon| !daemon.member) {
+            lines.push(Line::from(format!("not in the ring: {}", names(false))).red());
+        }
+        if let Some(error) = &ring.error {
+            lines.push(Line::from(format!("the ring is not known: {}", printable(error))).red());
+        }
+    }
     let age = |at_ms: i64| elapsed((shot.now_ms - at_ms) / 1000);
     lines.extend(
         shot.notices
