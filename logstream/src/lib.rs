@@ -31,6 +31,8 @@
 //!    |-------------------------------------------------------->|  forgets S
 //! ```
 //!
+//! Who only listens (a monitor) may ask (private group of S) and is answered by a hello, at most one a second.
+//!
 //! A source is *loose* until a writer answers its hello: then a line counts as sent when the daemons have ordered it
 //! (a barrier of the SAFE service to the own private group came back). From the first answer on it is *strict*:
 //! a line is kept until a writer acknowledged it, and sent again after any loss. So lines given to a daemon that is

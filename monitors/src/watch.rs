@@ -7,7 +7,7 @@ use anyhow::Context;
 use log_stream::frame::ANYONE;
 use log_stream::{Frame, Kind, TYPE_FRAME};
 use spread::blocking::Connection;
-use spread::{Builder, GroupName, Reconnect, Service};
+use spread::{Builder, GroupName, PrivateGroup, Reconnect, Service};
 use tracing::{debug, warn};
 
 use crate::sources::Question;
@@ -82,11 +82,13 @@ pub fn start(source: &Source, state: Shared) -> anyhow::Result<()> {
 
 /// Asks a sender to say hello.
 fn ask(connection: &mut Connection, question: &Question) {
-    let Ok(to) = GroupName::new(&question.sender) else { return };
-    if let Some(frame) = Frame::encode(Kind::Ask, 0, ANYONE, 0, 0, &[&question.group])
-        && let Err(error) = connection.multicast(Service::FIFO, to, TYPE_FRAME, frame)
-    {
+    // Whoever sends has a private name.
+    let Ok(to) = PrivateGroup::parse(&question.sender) else { return };
+    let to = to.as_group();
+    let Some(frame) = Frame::encode(Kind::Ask, 0, ANYONE, 0, 0, &[&question.group]) else { return };
+    match connection.multicast(Service::FIFO, to, TYPE_FRAME, frame) {
+        Ok(()) => debug!(sender = %to, "Asked who it is."),
         // It is asked again when it sends more; what is wrong with the connection shows at the next receive.
-        debug!(sender = %to, %error, "Cannot ask who it is.");
+        Err(error) => debug!(sender = %to, %error, "Cannot ask who it is."),
     }
 }

@@ -1,6 +1,7 @@
 //! What a monitor knows of who publishes: servers below the host, frames, and lines that were missed.
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -42,7 +43,7 @@ fn snapshot(address: SocketAddr) -> Value {
 fn until(what: &str, address: SocketAddr, holds: impl Fn(&Value) -> bool) -> Value {
     wait::until(what, LIMIT, || {
         let shot = snapshot(address);
-        if holds(&shot) { Ok(shot) } else { Err(shot.to_string()) }
+        if holds(&shot) { Ok(shot) } else { Err(format!("{} of {shot}", shot["sources"])) }
     })
     .unwrap()
 }
@@ -121,7 +122,9 @@ fn a_monitor_that_comes_later_asks_who_the_apaches_are() {
             writer
         });
         servers.iter().for_each(|server| ask(server, 3, "/index.html"));
-        let (web, page) = monitor(cluster.dir(), &daemon, &["--servers", "apaches"]);
+        let dir = cluster.dir().join(format!("monitor-{with_writer}"));
+        fs::create_dir(&dir).unwrap();
+        let (web, page) = monitor(&dir, &daemon, &["--servers", "apaches"]);
         // The second line comes when the first one was answered by a hello.
         until("both names", page, |shot| {
             servers.iter().for_each(|server| ask(server, 1, "/index.html"));
