@@ -87,7 +87,6 @@ fn documented_table() -> String {
 }
 
 #[test]
-#[ignore = "needs a ClickHouse server: cargo xtask test-sinks"]
 fn every_line_is_in_the_table_once_after_kills_of_both_and_the_merge() {
     let mut server = Server::new();
     server.start();

@@ -187,10 +187,10 @@ fn test(args: &[String]) -> Result<()> {
 fn test_sinks(args: &[String]) -> Result<()> {
     install::packages(install::KAFKA)?;
     install::packages(install::CLICKHOUSE)?;
-    let sinks = ["--package", "log_writer", "--features", "zstd,parquet,kafka"];
+    let sinks = ["--package", "log_writer", "--features", "zstd,parquet,kafka,test-clickhouse"];
     run(cargo(&["clippy", "--all-targets"]).args(sinks).args(["--", "-D", "warnings"]))?;
     let mut command = cargo(&["test", "--lib", "--bins", "--tests"]);
-    run(command.args(sinks).args(args).args(["--", "--include-ignored"]))
+    run(command.args(sinks).args(args))
 }
 
 /// Features of the client library that are checked alone; the workspace has the others together.
