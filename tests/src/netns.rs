@@ -134,7 +134,8 @@ impl Net {
             tc.args(["-n", netns, "qdisc", "replace", "dev", dev, "root"]).args(link.qdisc());
             let output = tc.output().context("`tc` could not be started")?;
             let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            if told.contains("Specified qdisc kind is unknown") {
+            // Newer and older kernels.
+            if ["qdisc kind is unknown", "No such file"].iter().any(|text| told.contains(text)) {
                 return Ok(Some(format!("the kernel has no {}: {told}", link.qdisc()[0])));
             }
             ensure!(output.status.success(), "tc: {told}");
