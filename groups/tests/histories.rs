@@ -11,8 +11,8 @@ use proptest::strategy::ValueTree;
 use spread_groups::Ended;
 use spread_wire::{Frame, GroupId, GroupName, Kind, ServiceType};
 
-use support::bus::{Bus, Place, Received};
-use support::oracle::{self, ClientLog, Event, Message, View};
+use support::bus::{Bus, Received};
+use support::oracle::{self, ClientLog, Event, Message, Place, View};
 
 /// Groups that have a member on each daemon from its start: they never die out, so their ids are unique.
 const LASTING: [&str; 2] = ["g", "h"];
@@ -336,14 +336,14 @@ impl History {
                     // Where a group cannot die out and begin again, its ids must tell more.
                     let lasts = LASTING.map(group).contains(&frame.header.sender);
                     let entry = place.entry.filter(|_| !lasts);
-                    log.events.push(read(&frame, Place { entry, ..place }));
+                    log.events.push(read(&frame, Some(Place { entry, ..place })));
                 }
             }
         }
     }
 }
 
-fn read(frame: &Frame, place: Place) -> Event {
+fn read(frame: &Frame, place: Option<Place>) -> Event {
     let group = frame.header.sender;
     match frame.kind() {
         Kind::Data => Event::Data(

@@ -658,18 +658,27 @@ fn event(frame: &Frame, sent: &BTreeMap<(GroupName, String), Message>) -> Event 
             let payload = String::from_utf8_lossy(frame.data_bytes()).into_owned();
             let number = sent.get(&(group, payload)).map_or(0, |m| m.number);
             let (service, message_type) = (frame.header.service, frame.message_type());
-            Event::Data(Message {
+            let message = Message {
                 number,
                 sender: group,
                 service,
                 groups: frame.group_names().collect(),
                 message_type,
-            })
+            };
+            Event::Data(message, None)
         }
         Kind::Membership => {
             let (message, own) = Membership::decode(frame).unwrap();
             let (id, cause) = (message.id, message.cause);
-            Event::View(View { group, id, cause, members: message.members, sets: message.sets, own })
+            Event::View(View {
+                group,
+                id,
+                cause,
+                members: message.members,
+                sets: message.sets,
+                own,
+                place: None,
+            })
         }
         Kind::Transition => Event::Transition(group, GroupId::of_transition(frame).unwrap()),
         Kind::SelfLeave => Event::SelfLeave(group),

@@ -14,18 +14,7 @@ use spread_groups::{
 };
 use spread_wire::{DaemonName, Frame, FrameDecoder, GroupName, PrivateGroup, PrivateName};
 
-/// A configuration of the ring, as it names views: epoch, representative, nonce.
-pub type Conf = (u64, u16, u32);
-
-/// Where a daemon was when a session got something. No client knows it; oracles do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub regular: Conf,
-    /// The transitional configuration, from there on.
-    pub broken: Option<Conf>,
-    /// What was delivered last there: its number in the log of the ring.
-    pub entry: Option<usize>,
-}
+use super::oracle::{Conf, Place};
 
 fn conf(id: ConfigId) -> Conf {
     (id.epoch, id.rep, id.nonce)

@@ -7,7 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spread_wire::{Cause, GroupId, GroupName, ServiceType};
 
-use super::bus::{Conf, Place};
+/// A configuration of the ring, as it names views: epoch, representative, nonce.
+pub type Conf = (u64, u16, u32);
+
+/// Where a daemon was when a session got something. No client knows it; an ideal ring does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub regular: Conf,
+    /// The transitional configuration, from there on.
+    pub broken: Option<Conf>,
+    /// What was delivered last there: its number in the log of the ring.
+    pub entry: Option<usize>,
+}
 
 /// A message as its sender sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +49,8 @@ pub struct View {
     pub members: Vec<GroupName>,
     pub sets: Vec<Vec<GroupName>>,
     pub own: usize,
-    /// Where the daemon was.
-    pub place: Place,
+    /// Where the daemon was, if known.
+    pub place: Option<Place>,
 }
 
 /// What names a view of a group: its id, and if it announces a single change also where it was delivered. A daemon
@@ -55,7 +66,7 @@ impl View {
 
     fn key(&self) -> Key {
         let base = self.cause == Cause::Network && !self.is_in_transition();
-        (self.id, (!base).then_some(self.place))
+        (self.id, self.place.filter(|_| !base))
     }
 
     fn own_set(&self) -> &[GroupName] {
@@ -68,7 +79,7 @@ pub enum Event {
     Send(Message),
     JoinRequest(GroupName),
     LeaveRequest(GroupName),
-    Data(Message, Place),
+    Data(Message, Option<Place>),
     View(View),
     Transition(GroupName, GroupId),
     SelfLeave(GroupName),
@@ -84,12 +95,13 @@ pub struct ClientLog {
     pub events: Vec<Event>,
 }
 
-/// How a client delivered a message: its base view of each target group it was a member of.
+/// How a client delivered a message: its base view of each target group it was a member of, and whether a
+/// transitional signal had ended that view.
 #[derive(Clone, Debug, Default)]
 struct Delivery {
-    bases: BTreeMap<GroupName, Key>,
-    /// The transitional configuration that it was delivered in.
-    broken: Option<Conf>,
+    bases: BTreeMap<GroupName, (Key, bool)>,
+    /// Where the daemon was, if known.
+    place: Option<Place>,
 }
 
 /// A client's stay in a base view of a group.
@@ -271,7 +283,7 @@ fn data(
     client: usize,
     groups: &BTreeMap<GroupName, Membership>,
     m: &Message,
-    place: Place,
+    place: Option<Place>,
 ) -> Check {
     let log = &facts.logs[client];
     if facts.messages.get(&m.number) != Some(&m) {
@@ -286,12 +298,12 @@ fn data(
     if m.service.is_self_discard() && m.sender == log.name {
         return Err(format!("P4: own message {m:?}"));
     }
-    let mut delivery = Delivery { broken: place.broken, ..Delivery::default() };
+    let mut delivery = Delivery { place, ..Delivery::default() };
     for group in &m.groups {
         if let Some(state) = groups.get(group)
             && let Some(stay) = state.stay
         {
-            delivery.bases.insert(*group, facts.stays[stay].base.key());
+            delivery.bases.insert(*group, (facts.stays[stay].base.key(), state.base_signaled));
         }
     }
     if facts.deliveries[client].insert(m.number, delivery).is_some() {
@@ -449,7 +461,7 @@ fn no_fifo_gap(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
             let to: Vec<_> = sent.iter().filter(|m| m.is_to(group)).collect();
             for (first, second) in to.iter().zip(to.iter().skip(1)) {
                 let base = |client: usize, m: &Message| {
-                    facts.deliveries[client].get(&m.number).and_then(|d| d.bases.get(group)).copied()
+                    facts.deliveries[client].get(&m.number).and_then(|d| d.bases.get(group)).map(|b| b.0)
                 };
                 let bases: BTreeSet<_> = (0..facts.logs.len()).filter_map(|c| base(c, first)).collect();
                 for c in 0..facts.logs.len() {
@@ -504,21 +516,38 @@ fn view_agreement(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
 /// P19.
 ///
 /// A message delivered in transition may have lost a join or leave in front of it: a request of a departed daemon
-/// that no survivor has. So it is compared among the daemons that were in transition together.
+/// that no survivor has. So it is compared among the daemons that were in transition together. Where the daemons
+/// were is not known of real ones: then its base view may be an earlier one of the same daemon view.
 fn same_view(facts: &Facts<'_>, lasting: &[GroupName]) -> Check {
     for (number, m) in facts.messages.iter().filter(|(_, m)| m.is_ordered()) {
         for group in m.groups.iter().filter(|g| lasting.contains(g)) {
-            let mut bases: BTreeMap<Option<Conf>, (Key, GroupName)> = BTreeMap::new();
+            let mut known: BTreeMap<Option<Conf>, (Key, GroupName)> = BTreeMap::new();
+            let mut unknown: BTreeMap<(GroupId, bool), GroupName> = BTreeMap::new();
             for (delivered, log) in facts.deliveries.iter().zip(facts.logs) {
                 let Some(delivery) = delivered.get(number) else { continue };
-                let Some(base) = delivery.bases.get(group) else { continue };
-                let (other, name) = *bases.entry(delivery.broken).or_insert((*base, log.name));
+                let Some((base, signaled)) = delivery.bases.get(group) else { continue };
+                let Some(place) = delivery.place else {
+                    unknown.insert((base.0, *signaled), log.name);
+                    continue;
+                };
+                let (other, name) = *known.entry(place.broken).or_insert((*base, log.name));
                 if other != *base {
-                    let (me, place) = (log.name, delivery.broken);
+                    let me = log.name;
                     return Err(format!(
-                        "P19: {m:?} is in {other:?} at {name}, in {base:?} at {me}; {place:?}"
+                        "P19: {m:?} is in {other:?} at {name}, in {base:?} at {me}: {place:?}"
                     ));
                 }
+            }
+            let latest = unknown.keys().max_by_key(|(id, signaled)| (!signaled, id.index)).copied();
+            let fits = |(id, signaled): (GroupId, bool)| {
+                latest.is_none_or(|(latest, latest_signaled)| {
+                    let same_daemon_view = (id.proc, id.time) == (latest.proc, latest.time);
+                    id == latest
+                        || (signaled && same_daemon_view && (latest_signaled || id.index < latest.index))
+                })
+            };
+            if !unknown.keys().all(|base| fits(*base)) {
+                return Err(format!("P19: {m:?} is delivered in {unknown:?} (true: in transition)"));
             }
         }
     }
@@ -570,7 +599,9 @@ fn full_delivery_without_signal(facts: &Facts<'_>, lasting: &[GroupName], at_res
                 let own_discard = m.service.is_self_discard() && m.sender == *member;
                 let delivery = facts.deliveries[client].get(number);
                 let fits = match delivery {
-                    Some(d) => !log.membership || d.bases.get(&stay.group) == Some(&stay.base.key()),
+                    Some(d) => {
+                        !log.membership || d.bases.get(&stay.group).map(|b| b.0) == Some(stay.base.key())
+                    }
                     None => own_discard,
                 };
                 if !fits {
