@@ -206,7 +206,7 @@ impl SenderThread {
             if self.adopts.is_none() && self.is_idle() {
                 break Instant::now() + PROGRESS_LIMIT;
             }
-            self.batch_wait(&mut work.records);
+            self.batch_wait(&work.records);
             self.take(&mut work.records, work.ring);
             self.step(work.inbox, work.broken, work.opened, work.pressure);
             self.counters.queue_high_water.fetch_max(work.high_water as u64, Relaxed);
@@ -303,7 +303,7 @@ impl SenderThread {
 
     /// Waits a moment for more lines: frames are then worth their head, and plain lines go out, and through the daemon
     /// and to the log writers, many to a system call.
-    fn batch_wait(&self, records: &mut VecDeque<log_stream::Record>) {
+    fn batch_wait(&self, records: &VecDeque<log_stream::Record>) {
         let bytes: usize = records.iter().map(log_stream::Record::cost).sum();
         if !records.is_empty() && bytes < self.global.batch_bytes && !self.global.batch_wait.is_zero() {
             thread::sleep(self.global.batch_wait);

@@ -3,9 +3,10 @@
 
 use crate::mutation::{Rule, take_out};
 use crate::ring::Phase;
+use crate::tests::forming::{obliged_and_left_alone, without_two};
 use crate::tests::lab::Lab;
 use crate::tests::net::{Net, Seen, ms};
-use crate::types::{Mid, NodeId, Service};
+use crate::types::{Mid, NodeId};
 use crate::wire::Kind;
 
 /// What comes of something with the rule, and without it.
@@ -18,32 +19,11 @@ fn both<T>(rule: Rule, act: impl Fn() -> T) -> [T; 2] {
     [with, without]
 }
 
-/// Node 1 of a ring {0, 1, 2} agrees with node 0 that 2 failed.
-fn without_two(lab: &mut Lab) {
-    let epoch = lab.ring.conf.id.epoch;
-    lab.join_with(0, &[0, 1, 2], &[2], |join| join.epoch = epoch);
-    lab.join(0, &[0, 1, 2], &[2]);
-    assert_eq!(lab.ring.phase, Phase::Gather);
-}
-
 /// The minimal example of 4.6, as in `forming.rs`: node 0 may have delivered the SAFE message in an attempt that
 /// failed here. It comes after a gap, and its origin is not there any more: only the obligation has it delivered.
 #[test]
 fn what_an_attempt_obliged_to_is_delivered_by_the_one_left_alone() {
-    let story = || {
-        let mut lab = Lab::new(3, 1);
-        let base = lab.ring.conf.high;
-        lab.data(0, 0, base + 2, Service::Safe, b"two");
-        without_two(&mut lab);
-        let commit = lab.commit(&[0, 1], 1, base, &[base + 2]);
-        lab.put_commit(0, &commit);
-        let mut pass2 = lab.commits().pop().unwrap();
-        (pass2.hop, pass2.done_run) = (3, 1);
-        lab.put_commit(0, &pass2);
-        assert_eq!(lab.commits().pop().unwrap().done_run, 2, "node 0 may install with this");
-        lab.wait(ms(3000));
-        lab.story().join(" ")
-    };
+    let story = || obliged_and_left_alone().story().join(" ");
     assert_eq!(both(Rule::Obligations, story), ["T1 two R1", "T1 R1"]);
 }
 

@@ -7,7 +7,7 @@ use crate::types::{NodeId, Service};
 use crate::wire::{HopStatus, Kind, Request};
 
 /// Node `me` of a ring {0, 1, 2} agrees with node 0 that 2 failed.
-fn without_two(lab: &mut Lab) {
+pub(super) fn without_two(lab: &mut Lab) {
     let epoch = lab.ring.conf.id.epoch;
     lab.join_with(0, &[0, 1, 2], &[2], |join| join.epoch = epoch);
     assert_eq!(lab.ring.phase, Phase::Gather);
@@ -133,9 +133,8 @@ fn old_packets_are_answered_in_recovery_to_the_group() {
 
 /// The minimal example of 4.6: ring {q, p, x}; x's packet 1 reaches nobody, q sends SAFE 2, x is cut off. In
 /// the attempt {q, p} both are complete; q may install and deliver 2. The token to p is lost and p stays
-/// alone: it must deliver 2 as well, although 2 comes after a gap and q is not with it any more.
-#[test]
-fn what_an_attempt_obliged_to_is_delivered_alone_after_a_gap() {
+/// alone.
+pub(super) fn obliged_and_left_alone() -> Lab {
     let mut lab = Lab::new(3, 1);
     let base = lab.ring.conf.high;
     lab.data(0, 0, base + 2, Service::Safe, b"two");
@@ -147,6 +146,13 @@ fn what_an_attempt_obliged_to_is_delivered_alone_after_a_gap() {
     lab.put_commit(0, &second);
     assert_eq!(lab.commits().pop().unwrap().done_run, 2, "q may install with this");
     lab.wait(ms(3000));
+    lab
+}
+
+/// p must deliver 2 as well, although 2 comes after a gap and q is not with it any more.
+#[test]
+fn what_an_attempt_obliged_to_is_delivered_alone_after_a_gap() {
+    let lab = obliged_and_left_alone();
     assert_eq!(lab.ring.conf.members.len(), 1);
     assert_eq!(lab.story(), ["T1", "two", "R1"]);
 }
