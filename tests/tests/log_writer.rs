@@ -22,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn daemon() -> Cluster {
     let mut cluster = Cluster::on_loopback(1).unwrap();
     cluster.start_all().unwrap();
+    // Who comes before the daemon listens warns that nobody answers.
+    cluster.wait_ring(&[0], LIMIT).unwrap();
     cluster
 }
 
