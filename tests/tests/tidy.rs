@@ -87,6 +87,7 @@ fn pure_crates_depend_on_almost_nothing() {
         "access-log",
         "arrayvec",
         "bytes",
+        "hashbrown",
         "memchr",
         "mutation",
         "once_cell",

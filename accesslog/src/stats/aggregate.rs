@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::topk::Hashed;
 use super::{Counted, Counters, Hll, Latency, Span, TopK, TopWindow, Window};
 use crate::{Entry, unescape};
 
@@ -26,6 +27,21 @@ impl Default for Limits {
         Self { servers: 128, vhosts: 128, methods: 16, top: 1000, top_window: 200 }
     }
 }
+
+impl Limits {
+    /// Bytes of memory that an [`Aggregate`] with these limits takes at most, whatever comes.
+    pub fn memory_max(&self) -> usize {
+        const KIB: usize = 1024;
+        // Everything beyond a limit has a series, too, and so has everything together.
+        let series = (self.servers + self.vhosts + 3) * 350 * KIB;
+        let windows = (self.methods + 1 + STATUSES) * 9 * KIB;
+        let tops = Dimension::ALL.len() * (self.top + TopWindow::PERIODS * self.top_window) * 400;
+        series + windows + tops
+    }
+}
+
+/// Different statuses that an entry can have: three digits.
+const STATUSES: usize = 1000;
 
 /// The key of everything beyond a limit.
 pub const OTHER: &str = "(other)";
@@ -223,8 +239,9 @@ impl Aggregate {
 
     fn add_value(&mut self, dimension: Dimension, second: i64, value: &[u8], weight: u64) {
         let top = &mut self.tops[dimension as usize];
-        top.all.add(value, weight);
-        top.window.add(second, value, weight);
+        let value = Hashed::new(value);
+        top.all.count(value, weight);
+        top.window.count(second, value, weight);
     }
 
     /// Everything together.

@@ -4,6 +4,7 @@ use std::mem;
 
 use rustc_hash::FxHashMap;
 
+use super::topk::Hashed;
 use super::{Counted, Span, TopK};
 
 /// Seconds and minutes that are kept: as in [`Window`](super::Window), so that both show the same time.
@@ -30,6 +31,9 @@ struct Period {
 }
 
 impl TopWindow {
+    /// The periods that have a list of their own.
+    pub(super) const PERIODS: usize = SECONDS + MINUTES;
+
     /// For `capacity` values in each period, at least 1.
     pub fn new(capacity: usize) -> Self {
         let empty = |count| vec![Period { number: i64::MIN, top: TopK::new(capacity) }; count];
@@ -39,19 +43,23 @@ impl TopWindow {
     /// Adds one occurrence in `second` (since 1970) with a weight that is summed up. What is older than an hour is
     /// in no window.
     pub fn add(&mut self, second: i64, value: &[u8], weight: u64) {
+        self.count(second, Hashed::new(value), weight);
+    }
+
+    pub(super) fn count(&mut self, second: i64, value: Hashed<'_>, weight: u64) {
         let slot = &mut self.seconds[index(second, SECONDS)];
         if slot.number < second {
             let over = mem::replace(slot, Period { number: second, top: TopK::new(self.capacity) });
-            slot.top.add(value, weight);
+            slot.top.count(value, weight);
             if over.number > i64::MIN
                 && let Some(minute) = self.minute(over.number)
             {
                 minute.merge(&over.top);
             }
         } else if slot.number == second {
-            slot.top.add(value, weight);
+            slot.top.count(value, weight);
         } else if let Some(minute) = self.minute(second) {
-            minute.add(value, weight);
+            minute.count(value, weight);
         }
     }
 

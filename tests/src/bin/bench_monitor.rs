@@ -31,6 +31,10 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    // First: later, memory that is free again would be used.
+    if args.urls > 0 {
+        memory(args.urls)?;
+    }
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("access.log");
     generate(&path, args.lines)?;
@@ -73,9 +77,6 @@ fn main() -> anyhow::Result<()> {
                 println!("{name:<24} {:>12.0} lines/s{ratio}", rate);
             }
         }
-    }
-    if args.urls > 0 {
-        memory(args.urls)?;
     }
     Ok(())
 }
@@ -170,26 +171,38 @@ fn mawk(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds ever new URLs, clients and programs, and prints what memory that needs.
+/// Adds ever new URLs, clients and programs over more than an hour, so that every window is full, and prints what
+/// memory that needs.
 fn memory(urls: u32) -> anyhow::Result<()> {
     let format = Format::named("combined").context("a known format")?;
+    let limits = Limits { servers: 1, vhosts: 1, methods: 4, ..Limits::default() };
     let before = resident()?;
-    let mut all = Aggregate::new(Limits::default());
+    let mut all = Aggregate::new(limits);
     for n in 0..urls {
+        let second = u64::from(n) * 4000 / u64::from(urls);
         let line = format!(
-            "10.{}.{}.{} - - [23/Nov/2026:05:52:44 +0000] \"GET /{n:0>80} HTTP/1.1\" 404 5 \"https://{n}/\" \"agent {n}\"\n",
+            "10.{}.{}.{} - - [23/Nov/2026:{:02}:{:02}:{:02} +0000] \"GET /{n:0>80} HTTP/1.1\" 404 5 \"https://{n}/\" \"agent {n}\"\n",
             n >> 16,
             (n >> 8) & 255,
-            n & 255
+            n & 255,
+            5 + second / 3600,
+            second / 60 % 60,
+            second % 60,
         );
-        all.add(1_795_413_164, "web1", &format.parse(line.as_bytes())?);
+        let entry = format.parse(line.as_bytes())?;
+        let now = entry.time_us.context("a time")? / 1_000_000;
+        all.add(now, "web1", &entry);
     }
+    let used = resident()?.saturating_sub(before);
+    let bound = limits.memory_max() as u64 / 1024;
     println!(
-        "{urls} distinct URLs, clients, programs: {:.1} MiB resident for all figures (top {} kept, largest error {})",
-        (resident()?.saturating_sub(before)) as f64 / 1024.0,
+        "{urls} distinct URLs, clients, programs in 4000 s: {:.1} MiB resident for all figures; bound {:.1} MiB (top {} kept, largest error {})",
+        used as f64 / 1024.0,
+        bound as f64 / 1024.0,
         all.top(Dimension::Path).top(usize::MAX).len(),
         all.top(Dimension::Path).top(1).first().map_or(0, |top| top.error),
     );
+    ensure!(used <= bound, "more memory than the bound");
     Ok(())
 }
 
