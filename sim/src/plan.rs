@@ -232,6 +232,11 @@ impl Plan {
         if rng.per_mille(200) {
             plan.engine.counters = u32::MAX - u32::try_from(rng.below(60)).unwrap_or(0);
             plan.engine.epoch = rng.pick(&[1 << 31, 1 << 32, u64::MAX >> 2]) - 2 * rng.below(4);
+            // At the very end a daemon cannot begin above its state file, so what clients see of an epoch could come
+            // twice (seed 818967): all daemons forget, and as many rings later there is a group with the same id.
+            if plan.groups.is_some() && plan.engine.epoch > 1 << 32 {
+                plan.engine.epoch -= 1 << 20;
+            }
         }
         plan
     }

@@ -16,8 +16,9 @@ const FAILED_ONCE: &[u64] = &[
 ];
 
 /// The same of the mix: groups that count on in two parts of a network with the same ids, rings that pull at a
-/// third one for ever, requests that take effect twice when the epoch wraps, a token lost by chance after the rest.
-const FAILED_ONCE_MIX: &[u64] = &[5068, 12_123, 15_406, 15_427, 44_725, 116_419, 134_680, 441_752];
+/// third one for ever, requests that take effect twice when the epoch wraps, a token lost by chance after the rest,
+/// epochs that cannot grow any more.
+const FAILED_ONCE_MIX: &[u64] = &[5068, 12_123, 15_406, 15_427, 44_725, 116_419, 134_680, 441_752, 818_967];
 
 /// Histories of the fresh sample.
 const SAMPLE: u64 = 400;
