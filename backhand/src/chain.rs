@@ -44,7 +44,7 @@ pub const FUNCTIONS: &[&str] = &[
 ];
 
 /// The matrix as one request sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Time of this host.
     pub now: Micros,

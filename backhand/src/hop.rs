@@ -36,16 +36,36 @@ impl Signed<'_> {
     }
 }
 
-/// The value of the header.
-pub fn make(from: SocketAddr, now: Micros, key: Option<&Key>, request: Signed<'_>) -> String {
-    let mut value = String::with_capacity(LEN_MAX);
-    // Writing to a text does not fail.
-    let _ = write!(value, "1; from={from}; t={}", now.0);
-    if let Some(key) = key {
-        let code = key.sign(&request.data(from, now));
-        let _ = write!(value, "; id={}; mac={}", key.id, hex(&code));
+/// A server that sends requests on, with the part of the header that is the same in all of them.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    from: SocketAddr,
+    head: String,
+}
+
+impl Origin {
+    /// The server whose announced contact this is.
+    pub fn new(from: SocketAddr) -> Self {
+        Self { from, head: format!("1; from={from}; t=") }
     }
-    value
+
+    /// Its contact.
+    pub fn contact(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// The value of the header for a request.
+    pub fn header(&self, now: Micros, key: Option<&Key>, request: Signed<'_>) -> String {
+        let mut value = String::with_capacity(LEN_MAX);
+        value.push_str(&self.head);
+        // Writing to a text does not fail.
+        let _ = write!(value, "{}", now.0);
+        if let Some(key) = key {
+            let code = key.sign(&request.data(self.from, now));
+            let _ = write!(value, "; id={}; mac={}", key.id, hex(&code));
+        }
+        value
+    }
 }
 
 fn hex(code: &[u8; 32]) -> String {
@@ -109,7 +129,7 @@ mod tests {
     #[test]
     fn a_signed_header_holds_for_its_request_and_time_only() {
         let key = Key::new(7, b"secret");
-        let value = make(from(), NOW, Some(&key), REQUEST);
+        let value = Origin::new(from()).header(NOW, Some(&key), REQUEST);
         let check = |value: &str, now, request| {
             verify(value.as_bytes(), now, std::slice::from_ref(&key), request, |_| true)
         };
@@ -120,14 +140,14 @@ mod tests {
         assert_eq!(check(&value, NOW, Signed { target: b"/a?c", ..REQUEST }), None);
         assert_eq!(check(&value, NOW, Signed { method: b"PUT", ..REQUEST }), None);
         assert_eq!(check(&value.replace("5.10", "5.11"), NOW, REQUEST), None);
-        assert_eq!(check(&make(from(), NOW, None, REQUEST), NOW, REQUEST), None);
+        assert_eq!(check(&Origin::new(from()).header(NOW, None, REQUEST), NOW, REQUEST), None);
         let other = Key::new(7, b"other");
         assert_eq!(verify(value.as_bytes(), NOW, &[other], REQUEST, |_| true), None);
     }
 
     #[test]
     fn without_keys_the_other_end_must_be_the_server() {
-        let value = make(from(), NOW, None, REQUEST);
+        let value = Origin::new(from()).header(NOW, None, REQUEST);
         assert_eq!(value, "1; from=10.0.5.10:80; t=1700000000000000");
         assert_eq!(verify(value.as_bytes(), Micros(0), &[], REQUEST, |a| a == from()), Some(from()));
         assert_eq!(verify(value.as_bytes(), NOW, &[], REQUEST, |_| false), None);

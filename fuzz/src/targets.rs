@@ -278,7 +278,7 @@ pub fn web_request(data: &[u8]) {
         assert_eq!(from, asked, "another one than the caller agreed to");
     }
     let own = SocketAddr::from(([10, 0, 5, 10], 80));
-    let made = hop::make(own, now, keys.first(), signed);
+    let made = hop::Origin::new(own).header(now, keys.first(), signed);
     assert_eq!(hop::verify(made.as_bytes(), now, &keys, signed, |_| false), Some(own), "{made}");
     let longer = [signed.target, b"x"].concat();
     let other = Signed { target: &longer, ..signed };

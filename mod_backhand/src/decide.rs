@@ -6,10 +6,11 @@ use std::ffi::CStr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::chain::SELF;
+use backhand::hop::Origin;
 use backhand::matrix::SLOTS_MAX;
 use backhand::{
-    Chain, Decision, Method, Micros, Random, RequestView, Server, Snapshot, Table, hop, redirect,
-    request as view, sample,
+    Chain, Decision, Method, Micros, Random, RequestView, Server, Snapshot, Table, redirect, request as view,
+    sample,
 };
 use httpd::proxy::Attempt;
 use httpd::requests::dir_config;
@@ -25,27 +26,59 @@ use crate::shared;
 /// Marks a request that was decided: once is enough.
 struct Decided;
 
+/// What a thread keeps from request to request.
+struct Kept {
+    random: Random,
+    matrix: backhand::table::Kept,
+    origin: Option<Origin>,
+}
+
+impl Kept {
+    /// Random numbers are seeded by the system, after the fork.
+    fn new() -> Box<Self> {
+        let mut seed = [0u8; 8];
+        // SAFETY: eight writable bytes. Fewer than asked for leave zeros, which are a worse seed only.
+        unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
+        let random = Random::new(u64::from_ne_bytes(seed));
+        Box::new(Self { random, matrix: Default::default(), origin: None })
+    }
+}
+
 thread_local! {
-    /// State of the thread's random numbers; 0 before the first.
-    static SEED: Cell<u64> = const { Cell::new(0) };
+    /// Taken by a handler while it runs: one inside of it, for a request that another module makes, has its own.
+    static KEPT: Cell<Option<Box<Kept>>> = const { Cell::new(None) };
 }
 
 pub(crate) fn handler(request: Request<'_>) -> Outcome {
     let Some(dir) = dir_config::<Backhand>(request) else { return Outcome::Declined };
     let Some(chain) = dir.chain.as_ref().filter(|chain| !chain.is_off()) else { return Outcome::Declined };
-    let Some((child, table)) = child().zip(shared::table()) else { return Outcome::Declined };
+    let Some(place) = child().zip(shared::table()) else { return Outcome::Declined };
     if !is_eligible(request) {
         return Outcome::Declined;
     }
     let Some(target) = view::target(request.original().unparsed_uri()) else { return Outcome::Declined };
     request.keep_state::<Backhand, Decided>(Decided);
-    let now = sample::now();
-    let snapshot = table.snapshot(now);
+    let mut kept = KEPT.take().unwrap_or_else(Kept::new);
+    let outcome = serve(request, dir, chain, place, target, &mut kept);
+    KEPT.set(Some(kept));
+    outcome
+}
+
+fn serve(
+    request: Request<'_>,
+    dir: &Dir,
+    chain: &Chain,
+    (child, table): (&Child, &'static Table<SLOTS_MAX>),
+    target: &[u8],
+    kept: &mut Kept,
+) -> Outcome {
+    table.refresh(sample::now(), &mut kept.matrix);
+    let snapshot = kept.matrix.snapshot();
     // Without a record of this server the manager has not begun: nothing is known yet.
-    if snapshot.get(SELF).is_none() {
-        return Outcome::Declined;
-    }
-    let decision = decide(request, dir, chain, &snapshot);
+    let Some(own) = snapshot.get(SELF) else { return Outcome::Declined };
+    let origin = kept.origin.take_if(|origin| origin.contact() == own.stat.contact);
+    let origin = &*kept.origin.insert(origin.unwrap_or_else(|| Origin::new(own.stat.contact)));
+    let decision = decide(request, dir, chain, snapshot, &mut kept.random);
     table.counters.decided.fetch_add(1, Relaxed);
     for error in &decision.errors {
         let before = table.counters.external_errors.fetch_add(1, Relaxed);
@@ -56,9 +89,9 @@ pub(crate) fn handler(request: Request<'_>) -> Outcome {
         }
     }
     let mut work =
-        Work { request, dir, child, table, snapshot: &snapshot, decision: &decision, target, attempts: 0 };
+        Work { request, dir, child, table, snapshot, origin, decision: &decision, target, attempts: 0 };
     if dir.explain() || dir.dry_run() {
-        let text = explain::text(&decision, &snapshot);
+        let text = explain::text(&decision, snapshot);
         explain::show(request, &text);
         log(request.server().log(), Category::Decision, Level::Debug, &text);
     }
@@ -89,26 +122,17 @@ fn is_eligible(request: Request<'_>) -> bool {
         && !upgrade()
 }
 
-fn decide(request: Request<'_>, dir: &Dir, chain: &Chain, snapshot: &Snapshot) -> Decision {
+fn decide(
+    request: Request<'_>,
+    dir: &Dir,
+    chain: &Chain,
+    snapshot: &Snapshot,
+    random: &mut Random,
+) -> Decision {
     let cookies = if chain.reads_session() { request.headers_in().all(c"Cookie") } else { Vec::new() };
     let view = RequestView { cookies: &cookies, query: request.query() };
-    let mut random = random();
     let explain = dir.explain() || dir.dry_run();
-    chain.decide(snapshot, &view, &mut random, &mut Objects(request), explain)
-}
-
-/// Random numbers of this thread, seeded by the system after the fork.
-fn random() -> Random {
-    let mut seed = SEED.get();
-    if seed == 0 {
-        let mut bytes = [0u8; 8];
-        // SAFETY: eight writable bytes. Fewer than asked for leave zeros, which are a worse seed only.
-        unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        seed = u64::from_ne_bytes(bytes) | 1;
-    }
-    let mut random = Random::new(seed);
-    SEED.set(random.next() | 1);
-    random
+    chain.decide(snapshot, &view, random, &mut Objects(request), explain)
 }
 
 struct Work<'a> {
@@ -117,6 +141,7 @@ struct Work<'a> {
     child: &'a Child,
     table: &'static Table<SLOTS_MAX>,
     snapshot: &'a Snapshot,
+    origin: &'a Origin,
     decision: &'a Decision,
     target: &'a [u8],
     attempts: u32,
@@ -243,9 +268,8 @@ impl Work<'_> {
         let proto_before = headers.get(c"X-Forwarded-Proto");
         let scheme = if request.scheme().0 == "https" { c"https" } else { c"http" };
         headers.set_static(c"X-Forwarded-Proto", scheme);
-        let own = self.snapshot.get(SELF).map(|s| s.stat.contact)?;
         let key = self.child.plan.global.keys.first();
-        headers.set(HOP, hop::make(own, begun, key, signed(request, self.target)).as_bytes());
+        headers.set(HOP, self.origin.header(begun, key, signed(request, self.target)).as_bytes());
         let repeatable = view::is_idempotent(request.method()) && !has_body(request);
         self.table.begin(slot);
         let addr = server.stat.contact;

@@ -148,7 +148,10 @@ impl TopK {
 
     /// A new slot, in no bucket yet.
     fn push(&mut self, value: Hashed<'_>, error: u64, weight: u64) -> u32 {
-        #[allow(clippy::cast_possible_truncation, reason = "less than the capacity, which is at most u32::MAX - 1")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "less than the capacity, which is at most u32::MAX - 1"
+        )]
         let place = self.slots.len() as u32;
         let Hashed { value, hash } = value;
         let value = value.to_vec();
@@ -238,7 +241,8 @@ impl TopK {
             Hashed { value, hash: *hash }
         };
         // Count, error and weight of each value of both.
-        let mut both: Vec<(u64, Hashed<'_>, u64, u64)> = Vec::with_capacity(self.slots.len() + other.slots.len());
+        let mut both: Vec<(u64, Hashed<'_>, u64, u64)> =
+            Vec::with_capacity(self.slots.len() + other.slots.len());
         for slot in &self.slots {
             let (mut count, mut error, mut weight) = (self.count_of(slot), slot.error, slot.weight);
             if let Some(place) = other.find(hashed(slot)) {
