@@ -353,8 +353,12 @@ async fn connect(
         add(&shared.tally.connects);
         let start = Instant::now();
         let result = WireClient::connect(addr, name, membership, pieces).await;
-        if is_late(start, &result) && start < deadline {
+        if is_late(start, &result) {
             add(&shared.tally.late);
+            ensure!(
+                start < deadline,
+                "this machine is too busy: for {LIMIT:?} each hello of {name:?} came too late"
+            );
             continue;
         }
         match result? {

@@ -33,6 +33,8 @@ struct Turn {
     rate: f64,
     /// CPU of the server for each request, in microseconds.
     cpu_us: f64,
+    /// CPU of the daemon and of log_writer for each request, in microseconds.
+    bus_us: [f64; 2],
     p50_us: f64,
     p99_us: f64,
 }
@@ -53,42 +55,47 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     );
     let mut turns: Vec<Vec<Turn>> = VARIANTS.iter().map(|_| Vec::new()).collect();
     let mut paced: Vec<Vec<Turn>> = VARIANTS.iter().map(|_| Vec::new()).collect();
-    let before = (cpu_of(cluster.daemon(0)?), cpu_of(writer.process()));
+    let mut bus = || Ok([cpu_of(cluster.daemon(0)?), cpu_of(writer.process())]);
     for server in &mut servers {
-        turn(server, options.secs / 4.0, None)?;
+        turn(server, options.secs / 4.0, None, &mut bus)?;
     }
     for _ in 0..options.rounds {
         for at in (0..VARIANTS.len()).chain((0..VARIANTS.len()).rev()) {
-            turns[at].push(turn(&mut servers[at], options.secs, None)?);
+            turns[at].push(turn(&mut servers[at], options.secs, None, &mut bus)?);
         }
         for at in 0..VARIANTS.len() {
-            paced[at].push(turn(&mut servers[at], options.secs, Some(PACED))?);
+            paced[at].push(turn(&mut servers[at], options.secs, Some(PACED), &mut bus)?);
         }
     }
     println!(
-        "{:<16} {:>10} {:>8} {:>12} {:>9} {:>9} {:>12} {:>12}",
-        "", "requests/s", "ratio", "CPU us/req", "p50 us", "p99 us", "paced p50", "paced p99"
+        "{:<16} {:>10} {:>8} {:>12} {:>8} {:>8} {:>9} {:>9} {:>12} {:>12}",
+        "",
+        "requests/s",
+        "ratio",
+        "CPU us/req",
+        "daemon",
+        "writer",
+        "p50 us",
+        "p99 us",
+        "paced p50",
+        "paced p99"
     );
     for (at, (name, ..)) in VARIANTS.iter().enumerate() {
         let of = |get: fn(&Turn) -> f64, list: &[Turn]| median(list.iter().map(get).collect());
         let ratio =
             median(turns[at].iter().zip(&turns[BASE]).map(|(own, base)| own.rate / base.rate).collect());
         println!(
-            "{name:<16} {:>10.0} {ratio:>8.3} {:>12.2} {:>9.0} {:>9.0} {:>12.0} {:>12.0}",
+            "{name:<16} {:>10.0} {ratio:>8.3} {:>12.2} {:>8.2} {:>8.2} {:>9.0} {:>9.0} {:>12.0} {:>12.0}",
             of(|t| t.rate, &turns[at]),
             of(|t| t.cpu_us, &turns[at]),
+            of(|t| t.bus_us[0], &turns[at]),
+            of(|t| t.bus_us[1], &turns[at]),
             of(|t| t.p50_us, &turns[at]),
             of(|t| t.p99_us, &turns[at]),
             of(|t| t.p50_us, &paced[at]),
             of(|t| t.p99_us, &paced[at]),
         );
     }
-    let after = (cpu_of(cluster.daemon(0)?), cpu_of(writer.process()));
-    println!(
-        "CPU of the daemon {:.1?}, of log_writer {:.1?}, over all turns",
-        after.0 - before.0,
-        after.1 - before.1
-    );
     for (server, (name, log, _)) in servers.iter_mut().zip(VARIANTS) {
         if log.contains('$') {
             let counters = weblog::counters(Place::Here, server.address())?;
@@ -128,10 +135,18 @@ fn server(cluster: &Cluster, name: &str, log: &str, more: &str) -> Result<Apache
 }
 
 /// Requests for so long, as fast as they are answered or at a given rate.
-fn turn(server: &mut Apache, secs: f64, rate: Option<f64>) -> Result<Turn> {
+///
+/// `bus` gives the CPU time of the daemon and of log_writer so far.
+fn turn(
+    server: &mut Apache,
+    secs: f64,
+    rate: Option<f64>,
+    bus: &mut impl FnMut() -> Result<[Duration; 2]>,
+) -> Result<Turn> {
     let pid = server.process().pid().as_raw();
     let address = server.address();
-    let (before, begun, stop) = (cpu_of_all(pid), Instant::now(), AtomicBool::new(false));
+    let (before, bus_before) = (cpu_of_all(pid), bus()?);
+    let (begun, stop) = (Instant::now(), AtomicBool::new(false));
     let pace = rate.map(|rate| Duration::from_secs_f64(CLIENTS as f64 / rate));
     let parts = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| client(address, pace, &stop))).collect();
@@ -143,15 +158,17 @@ fn turn(server: &mut Apache, secs: f64, rate: Option<f64>) -> Result<Turn> {
             .collect::<Result<Vec<_>>>()
     })
     .with_context(|| server.error_log())?;
-    let (took, cpu) = (begun.elapsed().as_secs_f64(), cpu_of_all(pid) - before);
+    let (took, cpu, bus) = (begun.elapsed().as_secs_f64(), cpu_of_all(pid) - before, bus()?);
     let mut times: Vec<u32> = parts.concat();
     times.sort_unstable();
     let n = times.len();
     ensure!(n > 100, "only {n} requests");
     let at = |percent: usize| f64::from(times[(n * percent / 100).min(n - 1)]) / 1_000.0;
+    let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / n as f64;
     Ok(Turn {
         rate: n as f64 / took,
-        cpu_us: cpu.as_secs_f64() * 1e6 / n as f64,
+        cpu_us: each(cpu),
+        bus_us: [each(bus[0] - bus_before[0]), each(bus[1] - bus_before[1])],
         p50_us: at(50),
         p99_us: at(99),
     })
