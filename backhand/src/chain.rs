@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr};
 
 use regex::bytes::{Regex, RegexBuilder};
+use smallvec::SmallVec;
 
 use crate::cost::{Weights, costs};
 use crate::stat::{Micros, Server, ServerStat};
@@ -43,25 +44,35 @@ pub const FUNCTIONS: &[&str] = &[
     "removeSelf",
 ];
 
+/// Slots, in the order in which they shall be tried. Usual numbers of servers need no memory but the stack: that of
+/// the allocator is rarely in a cache when a thread of a web server begins a request, and costs more than the chain.
+pub type Set = SmallVec<[u16; 16]>;
+
 /// The matrix as one request sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Time of this host.
     pub now: Micros,
     /// By slot number.
-    pub slots: Vec<Option<Server>>,
+    pub slots: SmallVec<[Option<Server>; 8]>,
 }
 
 impl Snapshot {
+    /// Without any server.
+    pub fn new(now: Micros) -> Self {
+        Self { now, slots: SmallVec::new() }
+    }
+
     /// A server.
     pub fn get(&self, slot: u16) -> Option<&Server> {
         self.slots.get(usize::from(slot))?.as_ref()
     }
 
     /// The servers a chain begins with, in the order of their slots.
-    pub fn candidates(&self) -> Vec<u16> {
+    pub fn candidates(&self) -> Set {
         let numbered = (0..=u16::MAX).zip(&self.slots);
-        numbered.filter(|(_, s)| s.is_some_and(|s| s.is_candidate(self.now))).map(|(slot, _)| slot).collect()
+        let is_candidate = |s: &Option<Server>| s.as_ref().is_some_and(|s| s.is_candidate(self.now));
+        numbered.filter(|(_, s)| is_candidate(s)).map(|(slot, _)| slot).collect()
     }
 }
 
@@ -281,7 +292,7 @@ pub trait External {
     ///
     /// # Errors
     /// What it did wrong. The set is then as before.
-    fn call(&mut self, id: usize, set: &mut Vec<u16>, snapshot: &Snapshot) -> Result<Option<Method>, String>;
+    fn call(&mut self, id: usize, set: &mut Set, snapshot: &Snapshot) -> Result<Option<Method>, String>;
 }
 
 /// For chains without such functions.
@@ -289,7 +300,7 @@ pub trait External {
 pub struct NoExternal;
 
 impl External for NoExternal {
-    fn call(&mut self, _: usize, _: &mut Vec<u16>, _: &Snapshot) -> Result<Option<Method>, String> {
+    fn call(&mut self, _: usize, _: &mut Set, _: &Snapshot) -> Result<Option<Method>, String> {
         Err("there are no external functions here".to_owned())
     }
 }
@@ -300,7 +311,7 @@ pub struct Step {
     /// The function.
     pub call: String,
     /// Slots after it.
-    pub set: Vec<u16>,
+    pub set: Set,
     /// What went wrong.
     pub error: Option<String>,
 }
@@ -309,7 +320,7 @@ pub struct Step {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Decision {
     /// Slots in the order in which they shall be tried; none: serve here.
-    pub set: Vec<u16>,
+    pub set: Set,
     /// How.
     pub method: Method,
     /// Load times 1000 to charge to the server that takes the request.
@@ -403,7 +414,7 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn apply(&self, function: &Function, set: &mut Vec<u16>, request: &RequestView<'_>, rng: &mut Random) {
+    fn apply(&self, function: &Function, set: &mut Set, request: &RequestView<'_>, rng: &mut Random) {
         match function {
             Function::ByAge(limit) => {
                 set.retain(|slot| {
@@ -431,7 +442,8 @@ impl View<'_> {
                 let found =
                     set.iter().copied().find(|slot| self.get(*slot).map(|s| s.stat.contact.ip()) == wanted);
                 if let Some(slot) = found.filter(|_| wanted.is_some()) {
-                    *set = vec![slot];
+                    set.clear();
+                    set.push(slot);
                 }
             }
             Function::ByHostname(expression) => set.retain(|slot| {
@@ -464,7 +476,7 @@ impl View<'_> {
         });
     }
 
-    fn order_by_cost(&self, set: &mut Vec<u16>, weights: Weights) {
+    fn order_by_cost(&self, set: &mut Set, weights: Weights) {
         set.retain(|slot| self.get(*slot).is_some());
         let servers: Vec<(&ServerStat, i64)> =
             set.iter().filter_map(|slot| self.get(*slot)).map(|s| (&s.stat, self.load(s))).collect();

@@ -6,6 +6,8 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
+use arrayvec::ArrayString;
+
 use crate::announce::Key;
 use crate::stat::Micros;
 
@@ -49,17 +51,11 @@ impl Origin {
         Self { from, head: format!("1; from={from}; t=") }
     }
 
-    /// Its contact.
-    pub fn contact(&self) -> SocketAddr {
-        self.from
-    }
-
     /// The value of the header for a request.
-    pub fn header(&self, now: Micros, key: Option<&Key>, request: Signed<'_>) -> String {
-        let mut value = String::with_capacity(LEN_MAX);
-        value.push_str(&self.head);
-        // Writing to a text does not fail.
-        let _ = write!(value, "{}", now.0);
+    pub fn header(&self, now: Micros, key: Option<&Key>, request: Signed<'_>) -> ArrayString<LEN_MAX> {
+        let mut value = ArrayString::new();
+        // The longest address, time, number and code need 160 bytes.
+        let _ = write!(value, "{}{}", self.head, now.0);
         if let Some(key) = key {
             let code = key.sign(&request.data(self.from, now));
             let _ = write!(value, "; id={}; mac={}", key.id, hex(&code));
@@ -72,39 +68,53 @@ fn hex(code: &[u8; 32]) -> String {
     code.iter().take(MAC).map(|b| format!("{b:02x}")).collect()
 }
 
+/// Who sent a request, as its header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sender<'a> {
+    /// The announced contact.
+    pub contact: SocketAddr,
+    /// The same, as it stands in the header.
+    pub text: &'a str,
+}
+
 /// Who sent the request, if the header is believed. With keys the code must be right and fresh; without, the caller
 /// says by `is_peer` whether the other end of the connection may be that server.
-pub fn verify(
-    value: &[u8],
+pub fn verify<'a>(
+    value: &'a [u8],
     now: Micros,
     keys: &[Key],
     request: Signed<'_>,
     is_peer: impl FnOnce(SocketAddr) -> bool,
-) -> Option<SocketAddr> {
-    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= LEN_MAX)?;
-    let mut parts = text.split(';').map(str::trim);
-    if parts.next()? != "1" {
+) -> Option<Sender<'a>> {
+    if value.len() > LEN_MAX || !value.is_ascii() {
+        return None;
+    }
+    let text = |bytes: &'a [u8]| std::str::from_utf8(bytes).ok();
+    let mut parts = value.split(|b| *b == b';').map(<[u8]>::trim_ascii);
+    if parts.next()? != b"1" {
         return None;
     }
     let (mut from, mut stamp, mut id, mut mac) = (None, None, None, None);
     for part in parts {
-        match part.split_once('=')? {
-            ("from", value) => from = Some(value.parse::<SocketAddr>().ok()?),
-            ("t", value) => stamp = Some(Micros(value.parse().ok()?)),
-            ("id", value) => id = Some(value.parse::<u8>().ok()?),
-            ("mac", value) => mac = Some(value),
+        let (name, value) = part.split_at_checked(part.iter().position(|b| *b == b'=')?)?;
+        let value = text(value.get(1..)?)?;
+        match name {
+            b"from" => from = Some(Sender { contact: value.parse().ok()?, text: value }),
+            b"t" => stamp = Some(Micros(value.parse().ok()?)),
+            b"id" => id = Some(value.parse::<u8>().ok()?),
+            b"mac" => mac = Some(value),
             _ => {}
         }
     }
     let (from, stamp) = (from?, stamp?);
     if keys.is_empty() {
-        return is_peer(from).then_some(from);
+        return is_peer(from.contact).then_some(from);
     }
     if now.since(stamp) > CLOCK_LIMIT || stamp.since(now) > CLOCK_LIMIT {
         return None;
     }
     let (id, mac) = (id?, mac?);
-    let data = request.data(from, stamp);
+    let data = request.data(from.contact, stamp);
     let good = keys.iter().filter(|key| key.id == id).any(|key| equal(&hex(&key.sign(&data)), mac));
     good.then_some(from)
 }
@@ -122,34 +132,44 @@ mod tests {
     const NOW: Micros = Micros(1_700_000_000_000_000);
     const REQUEST: Signed<'_> = Signed { method: b"GET", host: b"www.example.com", target: b"/a?b" };
 
-    fn from() -> SocketAddr {
-        "10.0.5.10:80".parse().unwrap()
+    const FROM: &str = "10.0.5.10:80";
+
+    fn sender<'a>() -> Option<Sender<'a>> {
+        Some(Sender { contact: FROM.parse().unwrap(), text: FROM })
+    }
+
+    fn make(key: Option<&Key>) -> String {
+        Origin::new(FROM.parse().unwrap()).header(NOW, key, REQUEST).to_string()
     }
 
     #[test]
     fn a_signed_header_holds_for_its_request_and_time_only() {
         let key = Key::new(7, b"secret");
-        let value = Origin::new(from()).header(NOW, Some(&key), REQUEST);
+        let value = make(Some(&key));
         let check = |value: &str, now, request| {
-            verify(value.as_bytes(), now, std::slice::from_ref(&key), request, |_| true)
+            verify(value.as_bytes(), now, std::slice::from_ref(&key), request, |_| true).map(|s| s.contact)
         };
-        assert_eq!(check(&value, NOW, REQUEST), Some(from()));
-        assert_eq!(check(&value, NOW.plus(Micros::from_secs(30)), REQUEST), Some(from()));
+        let good = sender().map(|s| s.contact);
+        assert_eq!(check(&value, NOW, REQUEST), good);
+        assert_eq!(check(&value, NOW.plus(Micros::from_secs(30)), REQUEST), good);
         assert_eq!(check(&value, NOW.plus(Micros::from_secs(31)), REQUEST), None);
         assert_eq!(check(&value, Micros(NOW.0 - 31_000_000), REQUEST), None);
         assert_eq!(check(&value, NOW, Signed { target: b"/a?c", ..REQUEST }), None);
         assert_eq!(check(&value, NOW, Signed { method: b"PUT", ..REQUEST }), None);
         assert_eq!(check(&value.replace("5.10", "5.11"), NOW, REQUEST), None);
-        assert_eq!(check(&Origin::new(from()).header(NOW, None, REQUEST), NOW, REQUEST), None);
+        assert_eq!(check(&make(None), NOW, REQUEST), None);
         let other = Key::new(7, b"other");
         assert_eq!(verify(value.as_bytes(), NOW, &[other], REQUEST, |_| true), None);
     }
 
     #[test]
     fn without_keys_the_other_end_must_be_the_server() {
-        let value = Origin::new(from()).header(NOW, None, REQUEST);
+        let value = make(None);
         assert_eq!(value, "1; from=10.0.5.10:80; t=1700000000000000");
-        assert_eq!(verify(value.as_bytes(), Micros(0), &[], REQUEST, |a| a == from()), Some(from()));
+        assert_eq!(
+            verify(value.as_bytes(), Micros(0), &[], REQUEST, |a| Some(a) == sender().map(|s| s.contact)),
+            sender()
+        );
         assert_eq!(verify(value.as_bytes(), NOW, &[], REQUEST, |_| false), None);
         assert_eq!(verify(b"2; from=10.0.5.10:80; t=1", NOW, &[], REQUEST, |_| true), None);
     }

@@ -3,6 +3,10 @@
 
 /// Path and query as received, without scheme and authority of the absolute form. `None` if it has no path.
 pub fn target(unparsed: &[u8]) -> Option<&[u8]> {
+    // Nearly all.
+    if unparsed.starts_with(b"/") {
+        return Some(unparsed);
+    }
     let scheme = [&b"http://"[..], b"https://"]
         .into_iter()
         .find(|scheme| unparsed.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));

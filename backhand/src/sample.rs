@@ -5,7 +5,7 @@
 use std::fs;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -16,10 +16,14 @@ const WORK_VERSION: u32 = 1;
 const ROUNDS: u32 = 5;
 const ROUND_NANOS: i64 = 40_000_000;
 
+/// Time of this machine since 1970.
+pub fn clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// Time of this machine.
 pub fn now() -> Micros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    clock().into()
 }
 
 /// Reads load, CPU and memory. A source that cannot be read keeps its last value.

@@ -108,31 +108,6 @@ struct Slot {
     time_us: AtomicU64,
 }
 
-/// A snapshot of a table that is used again and again.
-#[derive(Clone, Debug, Default)]
-pub struct Kept {
-    snapshot: Snapshot,
-    /// Which record of each slot it has; `None` if none could be read.
-    versions: Vec<Option<u64>>,
-}
-
-impl Kept {
-    /// The table as it was when it was last refreshed.
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
-    }
-}
-
-/// What reading a slot gives.
-enum Reading {
-    /// The record that the reader has already.
-    Same,
-    /// Another one, with its version: each record that a slot ever has has its own.
-    New(u64),
-    /// The writer was faster each time.
-    Torn,
-}
-
 /// A table with room for `N` servers.
 #[derive(Debug)]
 #[repr(C)]
@@ -214,9 +189,7 @@ impl<const N: usize> Table<N> {
 
     /// The record of a slot as it was announced.
     pub fn row(&self, slot: u16) -> Option<Row> {
-        let mut words = [0; WORDS];
-        let reading = self.slots.get(usize::from(slot))?.read(None, &mut words);
-        if matches!(reading, Reading::New(_)) { decode(&words) } else { None }
+        decode(&self.slots.get(usize::from(slot))?.read()?)
     }
 
     /// Slots from 0 that were ever used.
@@ -226,37 +199,21 @@ impl<const N: usize> Table<N> {
 
     /// All that a request needs to know.
     pub fn snapshot(&self, now: Micros) -> Snapshot {
-        let mut kept = Kept::default();
-        self.refresh(now, &mut kept);
-        kept.snapshot
+        let mut snapshot = Snapshot::new(now);
+        self.read(&mut snapshot);
+        snapshot
     }
 
-    /// Brings a snapshot of this table up to date. Records are read only where they changed since it was taken, which is
-    /// once in an interval of the announcements and not at each request.
-    pub fn refresh(&self, now: Micros, kept: &mut Kept) {
+    /// As [`snapshot`](Self::snapshot), into one that has no slots yet and whose time is now: it is large, and is not
+    /// moved then.
+    pub fn read(&self, snapshot: &mut Snapshot) {
         let used = usize::try_from(self.used.load(Acquire)).unwrap_or(N).min(N);
-        kept.snapshot.now = now;
-        kept.snapshot.slots.resize(used, None);
-        kept.versions.resize(used, None);
-        let mut words = [0; WORDS];
-        for ((slot, server), version) in
-            self.slots.iter().zip(&mut kept.snapshot.slots).zip(&mut kept.versions)
-        {
-            match slot.read(*version, &mut words) {
-                Reading::Same => {
-                    if let Some(server) = server {
-                        server.live = slot.live();
-                    }
-                }
-                Reading::New(other) => {
-                    *version = Some(other);
-                    *server = decode(&words).map(|row| {
-                        let Row { stat, interval_ms, flags } = row;
-                        Server { stat, interval_ms, flags, live: slot.live() }
-                    });
-                }
-                Reading::Torn => (*server, *version) = (None, None),
-            }
+        for slot in self.slots.iter().take(used) {
+            let row = slot.read().and_then(|words| decode(&words));
+            snapshot.slots.push(row.map(|row| {
+                let Row { stat, interval_ms, flags } = row;
+                Server { stat, interval_ms, flags, live: slot.live() }
+            }));
         }
     }
 
@@ -354,31 +311,22 @@ impl Slot {
         None
     }
 
-    /// Reads the record, unless it is the one with the version `seen`. Of the name, only as many words as it has.
-    fn read(&self, seen: Option<u64>, words: &mut [u64; WORDS]) -> Reading {
+    fn read(&self) -> Option<[u64; WORDS]> {
+        let mut words = [0; WORDS];
         for _ in 0..TRIES {
-            let second = self.active.load(Acquire) == 1;
-            let copy = &self.copies[usize::from(second)];
+            let copy = &self.copies[usize::from(self.active.load(Acquire) == 1)];
             let before = copy.sequence.load(Acquire);
-            if before & 1 != 0 {
-                continue;
-            }
-            // Each copy counts its own records, by two.
-            let version = before | u64::from(second);
-            if seen == Some(version) {
-                return Reading::Same;
-            }
-            // Names are short: most words of the room for them need not be read.
+            // Names are short: most words of the room for them need not be read, at every request.
             let used = FIXED_WORDS + usize::from(name_len(copy.words[FLAGS].load(Relaxed))).div_ceil(8);
             for (word, place) in words.iter_mut().zip(&copy.words[..used]) {
                 *word = place.load(Relaxed);
             }
             fence(Acquire);
-            if copy.sequence.load(Relaxed) == before {
-                return Reading::New(version);
+            if before & 1 == 0 && copy.sequence.load(Relaxed) == before {
+                return Some(words);
             }
         }
-        Reading::Torn
+        None
     }
 }
 
@@ -577,33 +525,6 @@ mod tests {
         assert_eq!(table.row(2), Some(row(8)));
         table.publish(4, &row(1), true);
         assert!(table.row(4).is_none());
-    }
-
-    #[test]
-    fn a_snapshot_that_is_kept_becomes_what_a_new_one_is() {
-        let table = Table::<4>::default();
-        let mut kept = Kept::default();
-        let mut check = |now| {
-            table.refresh(Micros(now), &mut kept);
-            let (kept, new) = (kept.snapshot(), table.snapshot(Micros(now)));
-            assert_eq!((kept.now, &kept.slots), (new.now, &new.slots));
-            kept.slots.iter().flatten().map(|s| s.stat.tmem).collect::<Vec<_>>()
-        };
-        assert_eq!(check(0), []);
-        table.publish(2, &row(7), true);
-        assert_eq!(check(1), [7]);
-        // What this host adds is new each time, the record where it changed: also by more than one announcement.
-        table.charge(2, 1000);
-        table.begin(2);
-        assert_eq!(check(2), [7]);
-        for n in [8, 9, 10] {
-            table.publish(2, &row(n), false);
-            table.publish(0, &row(n + 10), n == 8);
-            assert_eq!(check(n), [n + 10, n]);
-        }
-        table.publish(2, &row(11), false);
-        table.publish(2, &row(12), true);
-        assert_eq!(check(20), [20, 12]);
     }
 
     #[test]

@@ -294,11 +294,21 @@ impl<'a> Request<'a> {
         unsafe { (*self.raw()).status }
     }
 
-    /// Address of the other end of the connection, which may be another server.
+    /// Address of the other end of the connection, which may be another server. One of IPv4 is one of IPv4, also on a
+    /// socket of IPv6.
     pub fn peer(self) -> Option<IpAddr> {
-        // SAFETY: a live request with its connection, whose texts live as long.
-        let text = unsafe { bytes((*(*self.raw()).connection).client_ip) }?;
-        std::str::from_utf8(text).ok()?.parse().ok()
+        // SAFETY: a live request with its connection; its address is null or live, and points to `ipaddr_len` bytes.
+        unsafe {
+            let addr = (*(*self.raw()).connection).client_addr.as_ref()?;
+            let bytes = addr.ipaddr_ptr.cast::<u8>();
+            let addr = match addr.ipaddr_len {
+                _ if bytes.is_null() => return None,
+                4 => IpAddr::from(bytes.cast::<[u8; 4]>().read_unaligned()),
+                16 => IpAddr::from(bytes.cast::<[u8; 16]>().read_unaligned()),
+                _ => return None,
+            };
+            Some(addr.to_canonical())
+        }
     }
 
     /// Address of the client, as access rules and logs see it.

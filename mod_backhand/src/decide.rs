@@ -1,12 +1,10 @@
 //! The decision for a request, and what follows from it.
 // spec: mod_backhand 9
 
-use std::cell::Cell;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::chain::SELF;
-use backhand::hop::Origin;
 use backhand::matrix::SLOTS_MAX;
 use backhand::{
     Chain, Decision, Method, Micros, Random, RequestView, Server, Snapshot, Table, redirect, request as view,
@@ -26,59 +24,23 @@ use crate::shared;
 /// Marks a request that was decided: once is enough.
 struct Decided;
 
-/// What a thread keeps from request to request.
-struct Kept {
-    random: Random,
-    matrix: backhand::table::Kept,
-    origin: Option<Origin>,
-}
-
-impl Kept {
-    /// Random numbers are seeded by the system, after the fork.
-    fn new() -> Box<Self> {
-        let mut seed = [0u8; 8];
-        // SAFETY: eight writable bytes. Fewer than asked for leave zeros, which are a worse seed only.
-        unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-        let random = Random::new(u64::from_ne_bytes(seed));
-        Box::new(Self { random, matrix: Default::default(), origin: None })
-    }
-}
-
-thread_local! {
-    /// Taken by a handler while it runs: one inside of it, for a request that another module makes, has its own.
-    static KEPT: Cell<Option<Box<Kept>>> = const { Cell::new(None) };
-}
-
 pub(crate) fn handler(request: Request<'_>) -> Outcome {
     let Some(dir) = dir_config::<Backhand>(request) else { return Outcome::Declined };
     let Some(chain) = dir.chain.as_ref().filter(|chain| !chain.is_off()) else { return Outcome::Declined };
-    let Some(place) = child().zip(shared::table()) else { return Outcome::Declined };
+    let Some((child, table)) = child().zip(shared::table()) else { return Outcome::Declined };
     if !is_eligible(request) {
         return Outcome::Declined;
     }
     let Some(target) = view::target(request.original().unparsed_uri()) else { return Outcome::Declined };
     request.keep_state::<Backhand, Decided>(Decided);
-    let mut kept = KEPT.take().unwrap_or_else(Kept::new);
-    let outcome = serve(request, dir, chain, place, target, &mut kept);
-    KEPT.set(Some(kept));
-    outcome
-}
-
-fn serve(
-    request: Request<'_>,
-    dir: &Dir,
-    chain: &Chain,
-    (child, table): (&Child, &'static Table<SLOTS_MAX>),
-    target: &[u8],
-    kept: &mut Kept,
-) -> Outcome {
-    table.refresh(sample::now(), &mut kept.matrix);
-    let snapshot = kept.matrix.snapshot();
+    let time = sample::clock();
+    let mut snapshot = Snapshot::new(time.into());
+    table.read(&mut snapshot);
     // Without a record of this server the manager has not begun: nothing is known yet.
-    let Some(own) = snapshot.get(SELF) else { return Outcome::Declined };
-    let origin = kept.origin.take_if(|origin| origin.contact() == own.stat.contact);
-    let origin = &*kept.origin.insert(origin.unwrap_or_else(|| Origin::new(own.stat.contact)));
-    let decision = decide(request, dir, chain, snapshot, &mut kept.random);
+    if snapshot.get(SELF).is_none() {
+        return Outcome::Declined;
+    }
+    let decision = decide(request, dir, chain, &snapshot, child.random(request, time));
     table.counters.decided.fetch_add(1, Relaxed);
     for error in &decision.errors {
         let before = table.counters.external_errors.fetch_add(1, Relaxed);
@@ -89,9 +51,9 @@ fn serve(
         }
     }
     let mut work =
-        Work { request, dir, child, table, snapshot, origin, decision: &decision, target, attempts: 0 };
+        Work { request, dir, child, table, snapshot: &snapshot, decision: &decision, target, attempts: 0 };
     if dir.explain() || dir.dry_run() {
-        let text = explain::text(&decision, snapshot);
+        let text = explain::text(&decision, &snapshot);
         explain::show(request, &text);
         log(request.server().log(), Category::Decision, Level::Debug, &text);
     }
@@ -127,12 +89,12 @@ fn decide(
     dir: &Dir,
     chain: &Chain,
     snapshot: &Snapshot,
-    random: &mut Random,
+    mut random: Random,
 ) -> Decision {
     let cookies = if chain.reads_session() { request.headers_in().all(c"Cookie") } else { Vec::new() };
     let view = RequestView { cookies: &cookies, query: request.query() };
     let explain = dir.explain() || dir.dry_run();
-    chain.decide(snapshot, &view, random, &mut Objects(request), explain)
+    chain.decide(snapshot, &view, &mut random, &mut Objects(request), explain)
 }
 
 struct Work<'a> {
@@ -141,7 +103,6 @@ struct Work<'a> {
     child: &'a Child,
     table: &'static Table<SLOTS_MAX>,
     snapshot: &'a Snapshot,
-    origin: &'a Origin,
     decision: &'a Decision,
     target: &'a [u8],
     attempts: u32,
@@ -249,7 +210,7 @@ impl Work<'_> {
 
     fn tell(&self, server: &Server, method: &'static CStr) {
         let env = self.request.subprocess_env();
-        env.set(c"BACKHAND_TO", server.stat.hostname.as_str().as_bytes());
+        env.set(c"BACKHAND_TO", server.stat.hostname.as_bytes());
         env.set_static(c"BACKHAND_METHOD", method);
         self.note_attempts();
     }
@@ -269,7 +230,7 @@ impl Work<'_> {
         let scheme = if request.scheme().0 == "https" { c"https" } else { c"http" };
         headers.set_static(c"X-Forwarded-Proto", scheme);
         let key = self.child.plan.global.keys.first();
-        headers.set(HOP, self.origin.header(begun, key, signed(request, self.target)).as_bytes());
+        headers.set(HOP, self.child.origin.header(begun, key, signed(request, self.target)).as_bytes());
         let repeatable = view::is_idempotent(request.method()) && !has_body(request);
         self.table.begin(slot);
         let addr = server.stat.contact;

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use backhand::chain::External;
+use backhand::chain::{External, Set};
 use backhand::matrix::SLOTS_MAX;
 use backhand::{Method, Snapshot};
 use httpd::Request;
@@ -124,7 +124,7 @@ fn loader_error() -> String {
 pub(crate) struct Objects<'a>(pub(crate) Request<'a>);
 
 impl External for Objects<'_> {
-    fn call(&mut self, id: usize, set: &mut Vec<u16>, snapshot: &Snapshot) -> Result<Option<Method>, String> {
+    fn call(&mut self, id: usize, set: &mut Set, snapshot: &Snapshot) -> Result<Option<Method>, String> {
         let objects = OBJECTS.read().unwrap_or_else(PoisonError::into_inner);
         let object = objects.get(id).ok_or("the function is not loaded")?;
         let _one = (!object.concurrent).then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));

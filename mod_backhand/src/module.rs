@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use backhand::Name;
+use backhand::hop::Origin;
+use backhand::{Name, Random};
 use httpd::module::{config, say_at_start};
 use httpd::proxy::{self, Connections, Workers};
 use httpd::requests::{first_port, runtime_path};
@@ -75,6 +76,20 @@ pub(crate) struct Child {
     pub(crate) plan: Plan,
     /// Without mod_proxy there are none.
     pub(crate) workers: Option<Workers>,
+    /// This server, in the headers of requests that are sent on.
+    pub(crate) origin: Origin,
+    /// Of the random numbers.
+    seed: u64,
+}
+
+impl Child {
+    /// Random numbers for a request. The place of the request and the time tell it from all others of this child; state
+    /// of the thread would cost a request more than all else that is done here, as its memory is rarely in a cache.
+    pub(crate) fn random(&self, request: Request<'_>, time: Duration) -> Random {
+        let place = request.unparsed_uri().as_ptr().addr() as u64;
+        let both = u64::from(time.subsec_nanos()) << 32 ^ time.as_secs() ^ place.rotate_left(24);
+        Random::new(self.seed.wrapping_add(both))
+    }
 }
 
 /// The state of this child.
@@ -166,8 +181,12 @@ impl Module for Backhand {
         let Global { connect_timeout, pools, .. } = plan.global;
         let settings = Connections { connect: connect_timeout, idle: IDLE, reuse: pools };
         let workers = HAS_PROXY.load(Relaxed).then(|| Workers::new(child, main, settings)).flatten();
+        let Some(origin) = plan.contacts.first().map(|contact| Origin::new(*contact)) else { return };
+        let mut seed = [0u8; 8];
+        // SAFETY: eight writable bytes. Fewer than asked for leave zeros, which are a worse seed only.
+        unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
         // Once per process: nothing can be there.
-        let _ = CHILD.set(Child { plan, workers });
+        let _ = CHILD.set(Child { plan, workers, origin, seed: u64::from_ne_bytes(seed) });
     }
 }
 

@@ -40,9 +40,7 @@ pub(crate) fn post_read(request: Request<'_>) {
     let peer = request.peer();
     let is_peer = |from: SocketAddr| {
         let ip = from.ip();
-        peer.map(|p| p.to_canonical()) == Some(ip)
-            && plan.global.networks.iter().any(|n| n.contains(ip))
-            && table.announces(ip)
+        peer == Some(ip) && plan.global.networks.iter().any(|n| n.contains(ip)) && table.announces(ip)
     };
     let target = view::target(request.unparsed_uri()).unwrap_or_default();
     let from = verify(value, sample::now(), &plan.global.keys, signed(request, target), is_peer);
@@ -61,7 +59,7 @@ pub(crate) fn post_read(request: Request<'_>) {
         return;
     };
     table.counters.hop_in.fetch_add(1, Relaxed);
-    request.subprocess_env().set(c"BACKHAND_FROM", from.to_string().as_bytes());
+    request.subprocess_env().set(c"BACKHAND_FROM", from.text.as_bytes());
     let forwarded = request.headers_in().get(c"X-Forwarded-For").unwrap_or_default();
     // What is no address changes nothing.
     request.set_client(view::forwarded(forwarded));

@@ -273,7 +273,8 @@ fn seeds_are_of_the_formats_in_use() {
     let key = backhand::Key::new(1, b"another secret");
     let signed = backhand::hop::Signed { method: b"GET", host: b"www.example.com:80", target: b"/a?b" };
     let from = "10.0.5.11:80".parse().unwrap();
-    let hop = |key| backhand::hop::Origin::new(from).header(announcement.stamp, key, signed);
+    let origin = backhand::hop::Origin::new(from);
+    let hop = |key| origin.header(announcement.stamp, key, signed);
     write(
         "web_request",
         "signed",

@@ -38,8 +38,11 @@ struct Options {
     #[arg(long, default_value_t = 0.25)]
     turn_secs: f64,
     /// Pairs of turns of (a) and (b).
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 96)]
     pairs: usize,
+    /// Times the servers of (a) and (b) are started, for a part of the pairs each.
+    #[arg(long, default_value_t = 8)]
+    starts: usize,
     /// Arrivals of each simulated queue in (c).
     #[arg(long, default_value_t = 500_000)]
     arrivals: u64,
@@ -67,6 +70,7 @@ fn main() -> Result<()> {
     let mut options = Options::parse();
     if options.quick {
         options.pairs = options.pairs.min(10);
+        options.starts = 2;
         options.arrivals = options.arrivals.min(100_000);
         options.live_secs = options.live_secs.min(4.0);
         options.live_rounds = 1;

@@ -3,6 +3,9 @@
 //! A machine that does other things too changes from second to second. So turns are short, the two servers take them
 //! alternately, and each pair gives one ratio; the median of the ratios and its interval of confidence are shown. The
 //! CPU time of the servers for a request is shown beside the rate: what else runs makes requests late, but not longer.
+//!
+//! Both servers are started several times: where a process happens to lie in memory makes it faster or slower by some
+//! percent for as long as it lives.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -19,7 +22,6 @@ const CLIENTS: usize = 8;
 
 /// A server under test.
 struct Side<'a> {
-    addr: SocketAddr,
     target: &'a str,
     /// Servers whose CPU time counts, by the id of their group of processes.
     groups: Vec<i32>,
@@ -37,7 +39,7 @@ struct Turn {
 impl<'a> Side<'a> {
     fn new(addr: SocketAddr, target: &'a str, groups: Vec<i32>) -> Result<Self> {
         let clients = (0..CLIENTS).map(|_| Client::new(addr)).collect::<Result<_>>()?;
-        Ok(Self { addr, target, groups, clients })
+        Ok(Self { target, groups, clients })
     }
 
     fn turn(&mut self, secs: f64) -> Result<Turn> {
@@ -95,34 +97,45 @@ fn interval(mut values: Vec<f64>) -> (f64, f64, f64) {
     (median(values.clone()).0, values[low], values[values.len() - 1 - low])
 }
 
-/// Lets two servers take turns and prints the ratios.
-fn compare<'a>(
-    what: &str,
-    mut ours: Side<'a>,
-    mut theirs: Side<'a>,
-    aim: f64,
-    options: &Options,
-) -> Result<()> {
-    for side in [&mut ours, &mut theirs] {
-        // Their processes and caches get warm.
-        side.turn(options.turn_secs.max(0.5))?;
-    }
-    let (mut pairs, mut same) = (Vec::new(), Vec::new());
-    for number in 0..options.pairs {
-        // The order changes, so that neither is always the first one.
-        let (a, b) = if number.is_multiple_of(2) {
-            let a = ours.turn(options.turn_secs)?;
-            (a, theirs.turn(options.turn_secs)?)
-        } else {
-            let b = theirs.turn(options.turn_secs)?;
-            (ours.turn(options.turn_secs)?, b)
-        };
-        if let Some((_, before)) = pairs.last() {
-            let before: &Turn = before;
-            same.push(b.rate / before.rate);
+/// Turns of both servers, in pairs.
+struct Pairs {
+    /// Ours and the other.
+    both: Vec<(Turn, Turn)>,
+    /// Rates of the other against itself, a turn later.
+    same: Vec<f64>,
+}
+
+impl Pairs {
+    /// Lets two servers that were just started take turns.
+    fn add<'a>(&mut self, mut ours: Side<'a>, mut theirs: Side<'a>, options: &Options) -> Result<()> {
+        for side in [&mut ours, &mut theirs] {
+            // Their processes and caches get warm.
+            side.turn(options.turn_secs.max(0.5))?;
         }
-        pairs.push((a, b));
+        let mut last: Option<f64> = None;
+        for number in 0..options.pairs.div_ceil(options.starts.max(1)) {
+            // The order changes, so that neither is always the first one.
+            let (a, b) = if number.is_multiple_of(2) {
+                let a = ours.turn(options.turn_secs)?;
+                (a, theirs.turn(options.turn_secs)?)
+            } else {
+                let b = theirs.turn(options.turn_secs)?;
+                (ours.turn(options.turn_secs)?, b)
+            };
+            self.same.extend(last.replace(b.rate).map(|before| b.rate / before));
+            self.both.push((a, b));
+        }
+        Ok(())
     }
+}
+
+/// Starts two servers again and again, lets them take turns and prints the ratios.
+fn compare(what: &str, aim: f64, options: &Options, start: impl Fn(&mut Pairs) -> Result<()>) -> Result<()> {
+    let mut pairs = Pairs { both: Vec::new(), same: Vec::new() };
+    for _ in 0..options.starts {
+        start(&mut pairs)?;
+    }
+    let Pairs { both: pairs, same } = pairs;
     let rates = interval(pairs.iter().map(|(a, b)| a.rate / b.rate).collect());
     let cpus = interval(pairs.iter().map(|(a, b)| a.cpu / b.cpu.max(1e-9)).collect());
     let middle = |of: &dyn Fn(&(Turn, Turn)) -> f64| median(pairs.iter().map(of).collect()).0;
@@ -132,7 +145,7 @@ fn compare<'a>(
         (_, _, high) if high < aim => "missed",
         _ => "not decided: it lies in the interval",
     };
-    println!("{what} ({}, {} pairs of turns of {} s)", ours.addr, options.pairs, options.turn_secs);
+    println!("{what} ({} starts, {} pairs of turns of {} s)", options.starts, pairs.len(), options.turn_secs);
     println!(
         "    requests/s        {:>8.0} / {:>8.0} = {}   aim {aim}: {verdict}",
         middle(&|p| p.0.rate),
@@ -154,6 +167,8 @@ fn compare<'a>(
 /// One child: connections stay for all turns, and if chance gave one server two busy children and the other one, it
 /// would be the chance that is measured.
 ///
+/// Both servers have the same sections: what Apache takes to merge one is not ours.
+///
 /// As in the configuration that Apache ships: without `AllowOverride None` a request that is mapped to a file looks for
 /// `.htaccess` in each folder above it, one that `ProxyPass` takes does not.
 const MORE: &str = "MaxKeepAliveRequests 0\nServerLimit 1\nStartServers 1\nThreadsPerChild 50\nMaxRequestWorkers 50\nMaxSpareThreads 50\n\
@@ -169,36 +184,45 @@ fn group(apache: &Apache) -> i32 {
 }
 
 pub(crate) fn local_overhead(options: &Options) -> Result<()> {
-    let chain = "<Location /who>\nBackhand byAge\nBackhand byRandom\nBackhand byLogWindow\nBackhand byLoad\n</Location>\n";
-    let webs = Webs::start(1, Mpm::Event, |_, _| format!("{MORE}{chain}"))?;
-    webs.wait_all_up()?;
-    let dir = tempfile::tempdir()?;
-    let config = format!("{}TypesConfig /dev/null\nKeepAliveTimeout 5\n{MORE}", other_modules()?);
-    let plain = Setup { name: "plain".into(), listen: free_address()?, mpm: Mpm::Event, config };
-    let plain = Apache::start_here(dir.path(), plain)?;
-    fs::write(plain.root().join("htdocs/who"), "www-1\n")?;
-    let ours = Side::new(webs.web(1).address(), "/who", vec![group(webs.web(1))])?;
-    let theirs = Side::new(plain.address(), "/who", vec![group(&plain)])?;
-    compare("(a) a chain that serves here / no module", ours, theirs, 0.99, options)
+    let chain = "Backhand byAge\nBackhand byRandom\nBackhand byLogWindow\nBackhand byLoad\n";
+    let section = |lines: &str| format!("{MORE}<Location /who>\nSetEnv SECTION who\n{lines}</Location>\n");
+    compare("(a) a chain that serves here / no module", 0.99, options, |pairs| {
+        let webs = Webs::start(1, Mpm::Event, |_, _| section(chain))?;
+        webs.wait_all_up()?;
+        let dir = tempfile::tempdir()?;
+        let config =
+            format!("{}TypesConfig /dev/null\nKeepAliveTimeout 5\n{}", other_modules()?, section(""));
+        let plain = Setup { name: "plain".into(), listen: free_address()?, mpm: Mpm::Event, config };
+        let plain = Apache::start_here(dir.path(), plain)?;
+        fs::write(plain.root().join("htdocs/who"), "www-1\n")?;
+        let ours = Side::new(webs.web(1).address(), "/who", vec![group(webs.web(1))])?;
+        let theirs = Side::new(plain.address(), "/who", vec![group(&plain)])?;
+        pairs.add(ours, theirs, options)
+    })
 }
 
 pub(crate) fn proxied(options: &Options) -> Result<()> {
-    let webs = Webs::start(2, Mpm::Event, |n, _| {
-        if n == 1 {
-            format!("{MORE}<Location /who>\nBackhand byAge\nBackhand removeSelf\n</Location>\n")
-        } else {
-            MORE.to_owned()
-        }
-    })?;
-    webs.wait_all_up()?;
-    let dir = tempfile::tempdir()?;
-    let pass = format!("ProxyPass /who http://{}/who\nProxyPreserveHost On\n", webs.web(2).address());
-    let config = format!("{}TypesConfig /dev/null\nKeepAliveTimeout 5\n{MORE}{pass}", other_modules()?);
-    let plain = Setup { name: "plain".into(), listen: free_address()?, mpm: Mpm::Event, config };
-    let plain = Apache::start_here(dir.path(), plain)?;
-    // The server that answers is the same one; it also has to believe our header.
-    let (front, back) = (group(webs.web(1)), group(webs.web(2)));
-    let ours = Side::new(webs.web(1).address(), "/who", vec![front, back])?;
-    let theirs = Side::new(plain.address(), "/who", vec![group(&plain), back])?;
-    compare("(b) proxied / ProxyPass with connections that stay open", ours, theirs, 0.95, options)
+    compare("(b) proxied / ProxyPass with connections that stay open", 0.95, options, |pairs| {
+        let webs = Webs::start(2, Mpm::Event, |n, _| {
+            if n == 1 {
+                format!("{MORE}<Location /who>\nBackhand byAge\nBackhand removeSelf\n</Location>\n")
+            } else {
+                MORE.to_owned()
+            }
+        })?;
+        webs.wait_all_up()?;
+        let dir = tempfile::tempdir()?;
+        let pass = format!(
+            "<Location /who>\nProxyPass http://{}/who\n</Location>\nProxyPreserveHost On\n",
+            webs.web(2).address()
+        );
+        let config = format!("{}TypesConfig /dev/null\nKeepAliveTimeout 5\n{MORE}{pass}", other_modules()?);
+        let plain = Setup { name: "plain".into(), listen: free_address()?, mpm: Mpm::Event, config };
+        let plain = Apache::start_here(dir.path(), plain)?;
+        // The server that answers is the same one; it also has to believe our header.
+        let (front, back) = (group(webs.web(1)), group(webs.web(2)));
+        let ours = Side::new(webs.web(1).address(), "/who", vec![front, back])?;
+        let theirs = Side::new(plain.address(), "/who", vec![group(&plain), back])?;
+        pairs.add(ours, theirs, options)
+    })
 }
