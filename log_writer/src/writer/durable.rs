@@ -22,7 +22,7 @@ const ACK_EVERY: Duration = Duration::from_millis(50);
 /// A round of acknowledgements costs so much per source or file, so that many do not mean constant work.
 const ACK_COST: Duration = Duration::from_micros(20);
 /// Time between two attempts to write to an output that failed.
-const RETRY_EVERY: Duration = Duration::from_millis(500);
+pub(super) const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// At the end of the program an output that fails is tried for so long.
 const END_LIMIT: Duration = Duration::from_secs(5);
 

@@ -12,6 +12,7 @@ use spread::GroupName;
 use spread::blocking::Sender;
 use tracing::{debug, error, info, warn};
 
+use self::durable::RETRY_EVERY;
 use self::rotation::ROTATE_LIMIT;
 use crate::archive::Archiver;
 use crate::audit::reason_of;
@@ -221,10 +222,15 @@ impl Writer {
     /// How long the queue may be waited for.
     fn wait_time(&self) -> Duration {
         let now = Instant::now();
-        let flush = self.waiting.map(|at| (at + self.config.flush_every).saturating_duration_since(now));
+        let flush = self.waiting.map(|at| match self.urgent {
+            // Written as soon as nothing more comes.
+            true => Duration::ZERO,
+            false => (at + self.config.flush_every).saturating_duration_since(now),
+        });
         let sync = match self.config.fsync {
             Fsync::Every(time) if self.unsynced > 0 => {
-                Some((self.synced + time).saturating_duration_since(now))
+                let time = (self.synced + time).saturating_duration_since(now);
+                Some(sync_wait(time, flush, self.failing))
             }
             _ => None,
         };
@@ -438,4 +444,27 @@ impl Writer {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).escape_debug().to_string()
+}
+
+/// How long the queue may be waited for until the disk is asked for, which is due in `time`: not before the lines are
+/// written, and not again and again while it fails.
+fn sync_wait(time: Duration, flush: Option<Duration>, failing: bool) -> Duration {
+    let retry = if failing { RETRY_EVERY } else { Duration::ZERO };
+    time.max(flush.unwrap_or_default()).max(retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `--fsync batch` the time is always over: the thread looked at its queue without a pause until the lines
+    /// were written.
+    #[test]
+    fn a_disk_is_not_waited_for_without_a_pause() {
+        let [none, short, long] = [0, 30, 700].map(Duration::from_millis);
+        assert_eq!(sync_wait(none, Some(short), false), short);
+        assert_eq!(sync_wait(long, Some(short), false), long);
+        assert_eq!(sync_wait(none, None, false), none);
+        assert_eq!(sync_wait(none, None, true), RETRY_EVERY);
+    }
 }

@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::apache::{Apache, Mpm, free_address};
+use tests::bins;
 use tests::cluster::Cluster;
 use tests::weblog::{self, Place, Writer};
 
@@ -44,7 +46,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cluster.start_all()?;
     let daemon = cluster.connect_string(0);
     let args = ["-s", &*daemon, "--group", "plain", "--group", "framed", "--group", "spooled"];
-    let mut writer = Writer::start(cluster.dir(), Place::Here, "writer", &args)?.joined()?;
+    let output = cluster.dir().join("writer.access");
+    let mut command = Command::new(bins::bin("log_writer", "log_writer")?);
+    command.args(args).arg("--output").arg(&output);
+    let mut writer = Writer::of(cluster.dir(), "writer", command, output)?.joined()?;
     let mut servers = Vec::new();
     for (name, log, more) in VARIANTS {
         servers.push(server(&cluster, name, log, more)?);
