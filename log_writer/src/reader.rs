@@ -20,6 +20,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The reader looks at the stop flag at least so often.
 const TICK: Duration = Duration::from_millis(200);
+/// At the end of the program, what was ordered before it is waited for so long.
+const END_LIMIT: Duration = Duration::from_secs(1);
 /// The same trouble is written to the log at most so often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -159,17 +161,28 @@ impl Reader {
         Ok((sender, receiver))
     }
 
-    /// Reads until the session breaks or the program ends; tells why.
+    /// Reads until the session breaks or the program ends; tells why. At the end, up to the message that the writer
+    /// sends to this session then: whatever was ordered before it is read.
     fn read(&mut self, mut receiver: Receiver) -> String {
         let mut missing: BTreeSet<GroupName> = self.groups.iter().map(|(group, _, _)| *group).collect();
+        let own = receiver.private_group().as_group();
+        let mut deadline = None;
         loop {
+            if self.control.stopping() {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + END_LIMIT);
+                if !missing.is_empty() || Instant::now() >= deadline {
+                    return "the program ends".into();
+                }
+            }
             let message = match receiver.receive_timeout(TICK) {
                 Ok(Some(message)) => message,
-                Ok(None) if self.control.stopping() => return "the program ends".into(),
                 Ok(None) => continue,
                 Err(error) => return format!("{:#}", anyhow::Error::from(error)),
             };
             match message {
+                spread::Message::Data(data) if data.sender() == own && data.groups().any(|g| g == own) => {
+                    return "the program ends".into();
+                }
                 spread::Message::Data(data) if !self.deliver(&data) => return "the writer ended".into(),
                 spread::Message::Membership(view) => {
                     if missing.remove(&view.group) && missing.is_empty() {
@@ -179,9 +192,6 @@ impl Reader {
                     tracing::debug!(group = %view.group, members, cause = ?view.cause, "Membership changed.");
                 }
                 _ => {}
-            }
-            if self.control.stopping() {
-                return "the program ends".into();
             }
         }
     }

@@ -323,6 +323,26 @@ fn a_spool_that_is_replayed_after_a_restart_doubles_nothing() {
     assert!(text(&found).contains("100 duplicates were left out"), "{}", text(&found));
 }
 
+/// Lines without numbers are not sent again, and the order says which of them came before the end.
+#[test]
+fn what_was_ordered_before_the_end_is_written() {
+    let cluster = daemon();
+    let mut process = writer(&cluster, "w", &["--output", "log"]);
+    process.signal(Signal::SIGSTOP).unwrap();
+    let mut source = Source::new(&cluster, 1, 0);
+    for n in 0..200 {
+        source.send(Bytes::from(format!("line {n}\n")), TYPE_PLAIN);
+    }
+    // What comes back to the sender is in the order, and so are the lines before it.
+    let own = source.connection.private_group().as_group();
+    source.connection.multicast(Service::AGREED, own, 0, Bytes::new()).unwrap();
+    source.connection.receive().unwrap();
+    process.signal(Signal::SIGTERM).unwrap();
+    process.signal(Signal::SIGCONT).unwrap();
+    assert!(process.wait_end(LIMIT).unwrap().success(), "{}", process.printed());
+    assert_eq!(read(&cluster, "log").lines().count(), 200);
+}
+
 #[test]
 fn bad_input_is_counted_and_hurts_nobody() {
     let cluster = daemon();

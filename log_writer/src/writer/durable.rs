@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use log_stream::TYPE_FRAME;
 use spread::{PrivateGroup, Service};
 use tracing::{debug, error, info};
@@ -88,6 +89,16 @@ impl Writer {
                 let waiting = self.router.pending();
                 error!(%target, %error, waiting, "The output cannot be written; lines wait in memory.");
             }
+        }
+    }
+
+    /// Tells the reader, through the daemon, where the end is: what was ordered before is in the log.
+    pub(super) fn mark_end(&mut self) {
+        let Some(sender) = &mut self.sender else { return };
+        sender.set_send_timeout(Some(ACK_LIMIT));
+        let own = sender.private_group().as_group();
+        if let Err(error) = sender.multicast(Service::AGREED, own, 0, Bytes::new()) {
+            debug!(%error, "The end was not marked.");
         }
     }
 

@@ -92,6 +92,8 @@ pub struct Writer {
     acked: Instant,
     cleaned: Instant,
     urgent: bool,
+    /// The program is to end, and the reader was told where.
+    ending: bool,
     reopens: u64,
     shows: u64,
     complained: Option<Instant>,
@@ -168,6 +170,7 @@ impl Writer {
             acked: now,
             cleaned: now,
             urgent: false,
+            ending: false,
             reopens: 0,
             shows: 0,
             complained: None,
@@ -186,6 +189,9 @@ impl Writer {
     /// Returns the bytes that could not be written.
     pub fn run(mut self, reader_ended: impl Fn() -> bool) -> usize {
         loop {
+            if self.control.stopping() && !std::mem::replace(&mut self.ending, true) {
+                self.mark_end();
+            }
             // Before the last look into the queue, so that nothing that came before the end is missed.
             let last = self.control.stopping() && reader_ended();
             let items = match self.queue.take(if last { Duration::ZERO } else { self.wait_time() }) {
