@@ -106,8 +106,15 @@ impl Writer {
         match self.config.fsync {
             _ if self.unsynced == 0 => false,
             Fsync::Never => true,
-            Fsync::Every(time) => self.urgent || self.unsynced >= SYNC_LINES || self.synced.elapsed() >= time,
+            Fsync::Every(time) => self.urgent || Instant::now() >= self.sync_at(time),
         }
+    }
+
+    /// When the disk is to be asked for. With many lines, as soon as the sources may be answered and not more often:
+    /// each time takes a while, in which nothing is written.
+    pub(super) fn sync_at(&self, every: Duration) -> Instant {
+        let at = self.synced + every;
+        if self.unsynced >= SYNC_LINES { at.min(self.ack_due().max(self.synced + ACK_EVERY)) } else { at }
     }
 
     pub(super) fn sync(&mut self) {

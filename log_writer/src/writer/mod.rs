@@ -235,7 +235,7 @@ impl Writer {
         });
         let sync = match self.config.fsync {
             Fsync::Every(time) if self.unsynced > 0 => {
-                let time = (self.synced + time).saturating_duration_since(now);
+                let time = self.sync_at(time).saturating_duration_since(now);
                 Some(sync_wait(time, flush, self.failing))
             }
             _ => None,
