@@ -97,8 +97,11 @@ fn errors_of_sending_make_no_lines_to_send() {
         }
     })
     .unwrap();
-    let counters = weblog::counters(Place::Here, apache.address()).unwrap();
-    assert!(counters["ConnectFailures"] > 3, "{counters:?}");
+    let counters = wait::until("failures", LIMIT, || {
+        let counters = weblog::counters(Place::Here, apache.address()).unwrap();
+        if counters["ConnectFailures"] > 3 { Ok(counters) } else { Err(counters) }
+    })
+    .unwrap();
     assert_eq!(counters["ErrorLines"], 0, "{counters:?}");
     apache.stop(LIMIT).unwrap();
 }
