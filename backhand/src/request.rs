@@ -10,14 +10,8 @@ pub fn target(unparsed: &[u8]) -> Option<&[u8]> {
     let scheme = [&b"http://"[..], b"https://"]
         .into_iter()
         .find(|scheme| unparsed.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
-    let path = match scheme {
-        Some(scheme) => {
-            let rest = unparsed.get(scheme.len()..)?;
-            rest.get(rest.iter().position(|b| *b == b'/')?..)?
-        }
-        None => unparsed,
-    };
-    path.starts_with(b"/").then_some(path)
+    let rest = unparsed.get(scheme?.len()..)?;
+    rest.get(rest.iter().position(|b| *b == b'/')?..)
 }
 
 /// Methods that may be sent twice.

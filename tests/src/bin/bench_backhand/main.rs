@@ -28,7 +28,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use socket2::{Domain, Socket, Type};
 
-/// Measures mod_backhand. All of it takes three to four minutes in a release build.
+/// Measures mod_backhand. All of it takes about five minutes in a release build.
 #[derive(Debug, Parser)]
 struct Options {
     /// Short: a minute, for a look and not for figures.

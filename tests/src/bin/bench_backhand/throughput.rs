@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use tests::apache::{Apache, Mpm, Setup, free_address};
 use tests::backhand::{Webs, load_modules};
 
@@ -113,7 +113,7 @@ impl Pairs {
             side.turn(options.turn_secs.max(0.5))?;
         }
         let mut last: Option<f64> = None;
-        for number in 0..options.pairs.div_ceil(options.starts.max(1)) {
+        for number in 0..options.pairs.div_ceil(options.starts) {
             // The order changes, so that neither is always the first one.
             let (a, b) = if number.is_multiple_of(2) {
                 let a = ours.turn(options.turn_secs)?;
@@ -131,6 +131,7 @@ impl Pairs {
 
 /// Starts two servers again and again, lets them take turns and prints the ratios.
 fn compare(what: &str, aim: f64, options: &Options, start: impl Fn(&mut Pairs) -> Result<()>) -> Result<()> {
+    ensure!(options.starts > 0 && options.pairs > 0, "--starts and --pairs must not be 0");
     let mut pairs = Pairs { both: Vec::new(), same: Vec::new() };
     for _ in 0..options.starts {
         start(&mut pairs)?;
