@@ -12,7 +12,7 @@ const FUNCTIONS: &str = "ap_get_module_config|ap_set_module_config|ap_check_cmd_
                          ap_server_root_relative|ap_sub_req_lookup_uri|ap_set_content_type|ap_run_http_scheme|ap_runtime_dir_relative|\
                          apr_table_(get|setn|unset)";
 const VARIABLES: &str = "APR_HOOK_.*|APLOG_.*|AP_MPMQ_.*|AP_SQ_.*|MODULE_MAGIC_.*|OR_.*|RSRC_CONF|OK|DECLINED|\
-                         GLOBAL_ONLY|NOT_IN_.*|AP_STATUS_.*|ap_conftree|ap_listeners|ACCESS_CONF|DONE|HTTP_OK|HTTP_INTERNAL_SERVER_ERROR";
+                         GLOBAL_ONLY|NOT_IN_.*|AP_STATUS_.*|ap_conftree|ap_listeners|ACCESS_CONF|DONE|M_CONNECT|M_TRACE|HTTP_OK|HTTP_INTERNAL_SERVER_ERROR";
 const TYPES: &str = "module|module_struct|command_rec|cmd_parms|server_rec|request_rec|process_rec|ap_directive_t|\
                      apr_status_t|apr_size_t|apr_pool_t|conn_rec|apr_table_t|apr_array_header_t|apr_table_entry_t|ap_listen_rec|ap_errorlog_info|ap_log_writer|ap_log_writer_init";
 

@@ -5,14 +5,13 @@
 //! ordering breaks ties at random. An empty set ends the chain: the request is served here.
 // spec: mod_backhand 4
 
-use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr};
 
 use regex::bytes::{Regex, RegexBuilder};
 use smallvec::SmallVec;
 
 use crate::cost::{Weights, costs};
-use crate::stat::{Micros, Server, ServerStat};
+use crate::stat::{Figures, Micros, Server, ServerStat};
 
 /// Most functions in a chain.
 pub const CHAIN_MAX: usize = 64;
@@ -48,31 +47,72 @@ pub const FUNCTIONS: &[&str] = &[
 /// the allocator is rarely in a cache when a thread of a web server begins a request, and costs more than the chain.
 pub type Set = SmallVec<[u16; 16]>;
 
-/// The matrix as one request sees it.
+/// The matrix as a chain sees it. Functions ask for what they compare: the stack of a thread that begins a request is
+/// rarely in a cache, and a copy of the matrix there costs more than all functions of a chain.
+pub trait Servers {
+    /// Time of this host.
+    fn now(&self) -> Micros;
+    /// There is no server from this slot on.
+    fn used(&self) -> u16;
+    /// What functions compare of a server.
+    fn figures(&self, slot: u16) -> Option<Figures>;
+    /// All that is announced of a server.
+    fn stat(&self, slot: u16) -> Option<ServerStat>;
+
+    /// Whether a chain begins with this server.
+    fn is_candidate(&self, slot: u16) -> bool {
+        self.figures(slot).is_some_and(|s| s.is_candidate(self.now()))
+    }
+
+    /// When the record of a server was last received.
+    fn mtime(&self, slot: u16) -> Option<Micros> {
+        self.figures(slot).map(|s| s.mtime)
+    }
+
+    /// The servers a chain begins with, in the order of their slots.
+    #[inline]
+    fn candidates(&self) -> Set {
+        let mut set = Set::new();
+        for slot in 0..self.used() {
+            if self.is_candidate(slot) {
+                set.push(slot);
+            }
+        }
+        set
+    }
+}
+
+/// A copy of the matrix.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Time of this host.
     pub now: Micros,
     /// By slot number.
-    pub slots: SmallVec<[Option<Server>; 8]>,
+    pub slots: Vec<Option<Server>>,
 }
 
 impl Snapshot {
-    /// Without any server.
-    pub fn new(now: Micros) -> Self {
-        Self { now, slots: SmallVec::new() }
-    }
-
     /// A server.
     pub fn get(&self, slot: u16) -> Option<&Server> {
         self.slots.get(usize::from(slot))?.as_ref()
     }
+}
 
-    /// The servers a chain begins with, in the order of their slots.
-    pub fn candidates(&self) -> Set {
-        let numbered = (0..=u16::MAX).zip(&self.slots);
-        let is_candidate = |s: &Option<Server>| s.as_ref().is_some_and(|s| s.is_candidate(self.now));
-        numbered.filter(|(_, s)| is_candidate(s)).map(|(slot, _)| slot).collect()
+impl Servers for Snapshot {
+    fn now(&self) -> Micros {
+        self.now
+    }
+
+    fn used(&self) -> u16 {
+        u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
+    }
+
+    fn figures(&self, slot: u16) -> Option<Figures> {
+        self.get(slot).map(Server::figures)
+    }
+
+    fn stat(&self, slot: u16) -> Option<ServerStat> {
+        self.get(slot).map(|server| server.stat)
     }
 }
 
@@ -157,11 +197,11 @@ pub enum Function {
     /// Removes this server.
     RemoveSelf,
     /// Keeps the server that a session names.
-    BySession(Vec<u8>),
+    BySession(Box<[u8]>),
     /// Keeps servers whose name matches.
-    ByHostname(Regex),
+    ByHostname(Box<Regex>),
     /// Sets the method.
-    Redirect(Method),
+    Redirect(Box<Method>),
     /// Empties the set.
     Off,
     /// A function of the user; the number is the caller's.
@@ -169,6 +209,15 @@ pub enum Function {
 }
 
 impl Function {
+    /// Whether it only compares servers with each other: one alone stays as it is.
+    const fn orders(&self) -> bool {
+        use Function::{ByBusyChildren, ByCost, ByCpu, ByInFlight, ByLoad, ByLogWindow, ByRandom};
+        matches!(
+            self,
+            ByRandom | ByLogWindow(_) | ByCpu | ByLoad(_) | ByBusyChildren(_) | ByInFlight(_) | ByCost(_)
+        )
+    }
+
     /// Finds a function by its name and reads its argument.
     ///
     /// # Errors
@@ -190,10 +239,10 @@ impl Function {
                     })?,
                 ),
             },
-            "bySession" => Self::BySession(arg.unwrap_or("PHPSESSID=").as_bytes().to_vec()),
-            "byHostname" => Self::ByHostname(parse_expression(arg)?),
+            "bySession" => Self::BySession(arg.unwrap_or("PHPSESSID=").as_bytes().into()),
+            "byHostname" => Self::ByHostname(parse_expression(arg)?.into()),
             "HTTPRedirectToName" => {
-                Self::Redirect(Method::RedirectToName(arg.map(parse_format).transpose()?))
+                Self::Redirect(Method::RedirectToName(arg.map(parse_format).transpose()?).into())
             }
             _ => {
                 let function = match name {
@@ -201,7 +250,7 @@ impl Function {
                     "byCPU" => Self::ByCpu,
                     "addSelf" => Self::AddSelf,
                     "removeSelf" => Self::RemoveSelf,
-                    "HTTPRedirectToIP" => Self::Redirect(Method::RedirectToIp),
+                    "HTTPRedirectToIP" => Self::Redirect(Method::RedirectToIp.into()),
                     "backhand_off" | "off" => Self::Off,
                     _ => {
                         return Err(format!(
@@ -273,18 +322,18 @@ fn parse_format(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A function as it stands in the configuration.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// Name with argument, for people.
-    pub text: String,
-    /// What it does.
-    pub function: Function,
-}
-
 /// The functions of a context, in their order.
 #[derive(Clone, Debug, Default)]
-pub struct Chain(Vec<Call>);
+pub struct Chain {
+    // Apart from their texts: the functions of a usual chain have two lines of the cache then.
+    functions: Vec<Function>,
+    texts: Vec<String>,
+    // What requests want to know before they run it.
+    off: bool,
+    reads_session: bool,
+    reads_in_flight: bool,
+    in_flight: bool,
+}
 
 /// Runs functions that are not ours.
 pub trait External {
@@ -292,7 +341,7 @@ pub trait External {
     ///
     /// # Errors
     /// What it did wrong. The set is then as before.
-    fn call(&mut self, id: usize, set: &mut Set, snapshot: &Snapshot) -> Result<Option<Method>, String>;
+    fn call(&mut self, id: usize, set: &mut Set, servers: &dyn Servers) -> Result<Option<Method>, String>;
 }
 
 /// For chains without such functions.
@@ -300,7 +349,7 @@ pub trait External {
 pub struct NoExternal;
 
 impl External for NoExternal {
-    fn call(&mut self, _: usize, _: &mut Set, _: &Snapshot) -> Result<Option<Method>, String> {
+    fn call(&mut self, _: usize, _: &mut Set, _: &dyn Servers) -> Result<Option<Method>, String> {
         Err("there are no external functions here".to_owned())
     }
 }
@@ -325,10 +374,56 @@ pub struct Decision {
     pub method: Method,
     /// Load times 1000 to charge to the server that takes the request.
     pub charge: Option<i64>,
-    /// Steps, if asked for, the first being the initial set.
-    pub steps: Vec<Step>,
+    report: Option<Box<Report>>,
+}
+
+/// What most decisions have nothing of.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Report {
+    steps: Vec<Step>,
+    errors: Vec<String>,
+}
+
+impl Decision {
+    /// Steps, if they were asked for, the first being the initial set.
+    pub fn steps(&self) -> &[Step] {
+        self.report.as_ref().map_or(&[], |report| &report.steps)
+    }
+
     /// What external functions did wrong.
-    pub errors: Vec<String>,
+    pub fn errors(&self) -> &[String] {
+        self.report.as_ref().map_or(&[], |report| &report.errors)
+    }
+
+    #[cold]
+    fn step(&mut self, call: &str, error: Option<String>) {
+        let (call, set) = (call.to_owned(), self.set.clone());
+        self.report.get_or_insert_default().steps.push(Step { call, set, error });
+    }
+
+    /// Runs an external function. What it did wrong has no effect.
+    #[inline(never)]
+    fn external(
+        &mut self,
+        call: &str,
+        id: usize,
+        servers: &dyn Servers,
+        external: &mut dyn External,
+    ) -> Option<String> {
+        let before = self.set.clone();
+        match external.call(id, &mut self.set, servers) {
+            Ok(None) => None,
+            Ok(Some(method)) => {
+                self.method = method;
+                None
+            }
+            Err(why) => {
+                self.set = before;
+                self.report.get_or_insert_default().errors.push(format!("{call}: {why}"));
+                Some(why)
+            }
+        }
+    }
 }
 
 impl Chain {
@@ -337,158 +432,187 @@ impl Chain {
     /// # Errors
     /// If there are [`CHAIN_MAX`] already.
     pub fn push(&mut self, text: String, function: Function) -> Result<(), String> {
-        if self.0.len() >= CHAIN_MAX {
+        if self.functions.len() >= CHAIN_MAX {
             return Err(format!("more than {CHAIN_MAX} functions in a chain"));
         }
-        self.0.push(Call { text, function });
+        self.off |= matches!(function, Function::Off);
+        self.reads_session |= matches!(function, Function::BySession(_));
+        self.in_flight |= matches!(function, Function::AddPredictionInFlight);
+        self.reads_in_flight |= matches!(function, Function::AddPredictionInFlight | Function::ByInFlight(_));
+        self.functions.push(function);
+        self.texts.push(text);
         Ok(())
     }
 
-    /// The functions.
-    pub fn calls(&self) -> &[Call] {
-        &self.0
+    /// The functions as they stand in the configuration.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
     }
 
     /// Whether it looks at the cookies and the query of a request.
     pub fn reads_session(&self) -> bool {
-        self.0.iter().any(|call| matches!(call.function, Function::BySession(_)))
+        self.reads_session
+    }
+
+    /// Whether it looks at the requests under way at each server.
+    pub fn reads_in_flight(&self) -> bool {
+        self.reads_in_flight
     }
 
     /// Whether it decides nothing: no function, or switched off.
     pub fn is_off(&self) -> bool {
-        self.0.is_empty() || self.0.iter().any(|c| matches!(c.function, Function::Off))
+        self.off || self.functions.is_empty()
     }
 
     /// Runs the chain. `explain` asks for the steps.
-    pub fn decide(
+    #[inline]
+    pub fn decide<S: Servers>(
         &self,
-        snapshot: &Snapshot,
+        servers: &S,
         request: &RequestView<'_>,
         rng: &mut Random,
         external: &mut dyn External,
         explain: bool,
     ) -> Decision {
-        let in_flight = self.0.iter().any(|c| matches!(c.function, Function::AddPredictionInFlight));
-        let view = View { snapshot, in_flight };
-        let mut decision = Decision { set: snapshot.candidates(), ..Decision::default() };
+        let view = View { servers, in_flight: self.in_flight };
+        let mut decision = Decision { set: servers.candidates(), ..Decision::default() };
         if explain {
-            let call = "up".to_owned();
-            decision.steps.push(Step { call, set: decision.set.clone(), error: None });
+            decision.step("up", None);
         }
-        for call in &self.0 {
-            if decision.set.is_empty() && !matches!(call.function, Function::AddSelf) {
-                break;
-            }
+        for (number, function) in self.functions.iter().enumerate() {
             let mut error = None;
-            match &call.function {
-                Function::Redirect(method) => decision.method = method.clone(),
-                Function::AddPrediction(delta) => decision.charge = Some(*delta),
-                Function::External(id) => {
-                    let before = decision.set.clone();
-                    match external.call(*id, &mut decision.set, snapshot) {
-                        Ok(None) => {}
-                        Ok(Some(method)) => decision.method = method,
-                        Err(why) => {
-                            decision.set = before;
-                            error = Some(why.clone());
-                            decision.errors.push(format!("{}: {why}", call.text));
-                        }
-                    }
+            match (function, decision.set.len()) {
+                (Function::AddSelf, _) => view.apply(function, &mut decision.set, request, rng),
+                (_, 0) => break,
+                // Most chains soon have one server left.
+                (function, 1) if function.orders() => {}
+                (Function::Redirect(method), _) => decision.method = Method::clone(method),
+                (Function::AddPrediction(delta), _) => decision.charge = Some(*delta),
+                (Function::External(id), _) => {
+                    error = decision.external(self.text(number), *id, servers, external);
                 }
-                function => view.apply(function, &mut decision.set, request, rng),
+                (function, _) => view.apply(function, &mut decision.set, request, rng),
             }
             if explain {
-                let (call, set) = (call.text.clone(), decision.set.clone());
-                decision.steps.push(Step { call, set, error });
+                decision.step(self.text(number), error);
             }
         }
         decision
     }
+
+    fn text(&self, number: usize) -> &str {
+        self.texts.get(number).map_or("", String::as_str)
+    }
 }
 
 /// The figures that functions compare.
-struct View<'a> {
-    snapshot: &'a Snapshot,
+struct View<'a, S> {
+    servers: &'a S,
     /// Correct by what is under way instead of by what was charged.
     in_flight: bool,
 }
 
-impl View<'_> {
+impl<S: Servers> View<'_, S> {
     fn apply(&self, function: &Function, set: &mut Set, request: &RequestView<'_>, rng: &mut Random) {
         match function {
             Function::ByAge(limit) => {
-                set.retain(|slot| {
-                    self.get(*slot).is_some_and(|s| self.snapshot.now.since(s.stat.mtime) <= *limit)
-                });
+                let now = self.servers.now();
+                set.retain(|slot| self.servers.mtime(*slot).is_some_and(|at| now.since(at) <= *limit));
             }
-            Function::ByRandom => rng.shuffle(set),
-            Function::ByLogWindow(size) => set.truncate(size.unwrap_or_else(|| window(set.len()))),
-            Function::ByCpu => set.sort_by_key(|slot| Reverse(self.get(*slot).map_or(0, |s| s.stat.cpu))),
-            Function::ByLoad(bias) => self.order(set, *bias, |s| self.load(s)),
-            Function::ByBusyChildren(bias) => self.order(set, *bias, |s| {
-                let more = if self.in_flight { under_way(s) } else { s.live.predicted_busy };
-                (i64::from(s.stat.busy()) + more).max(0) * 1000
-            }),
-            Function::ByInFlight(bias) => self.order(set, *bias, |s| s.live.in_flight.max(0) * 1000),
-            Function::ByCost(weights) => self.order_by_cost(set, *weights),
             Function::AddSelf => {
                 if !set.contains(&SELF) && self.get(SELF).is_some() {
                     set.push(SELF);
                 }
             }
             Function::RemoveSelf => set.retain(|slot| *slot != SELF),
+            Function::Off => set.clear(),
+            Function::ByHostname(_) | Function::BySession(_) => self.look_up(function, set, request),
+            // The others say something about the decision, not about the set.
+            function => self.compare(function, set, rng),
+        }
+    }
+
+    /// The functions that compare servers with each other. As the others below not part of [`apply`](Self::apply):
+    /// the less code and stack a usual request needs, the less of it is missing in the caches.
+    #[inline(never)]
+    fn compare(&self, function: &Function, set: &mut Set, rng: &mut Random) {
+        match function {
+            Function::ByRandom => rng.shuffle(set),
+            Function::ByLogWindow(size) => set.truncate(size.unwrap_or_else(|| window(set.len()))),
+            Function::ByCpu => self.order(set, 0, |s| -i64::from(s.cpu)),
+            Function::ByLoad(bias) => self.order(set, *bias, |s| self.load(s)),
+            Function::ByBusyChildren(bias) => self.order(set, *bias, |s| {
+                let more = if self.in_flight { under_way(s) } else { s.live.predicted_busy };
+                (i64::from(s.busy) + more).max(0) * 1000
+            }),
+            Function::ByInFlight(bias) => self.order(set, *bias, |s| s.live.in_flight.max(0) * 1000),
+            Function::ByCost(weights) => self.order_by_cost(set, *weights),
+            _ => {}
+        }
+    }
+
+    /// The functions that look for servers by their records.
+    #[inline(never)]
+    fn look_up(&self, function: &Function, set: &mut Set, request: &RequestView<'_>) {
+        match function {
             Function::BySession(identifier) => {
                 let wanted = session_address(identifier, request).map(IpAddr::V4);
-                let found =
-                    set.iter().copied().find(|slot| self.get(*slot).map(|s| s.stat.contact.ip()) == wanted);
-                if let Some(slot) = found.filter(|_| wanted.is_some()) {
+                let is_wanted = |slot: &u16| self.servers.stat(*slot).map(|s| s.contact.ip()) == wanted;
+                let found = wanted.and_then(|_| set.iter().copied().find(is_wanted));
+                if let Some(slot) = found {
                     set.clear();
                     set.push(slot);
                 }
             }
             Function::ByHostname(expression) => set.retain(|slot| {
-                self.get(*slot).is_some_and(|s| expression.is_match(s.stat.hostname.as_str().as_bytes()))
+                self.servers.stat(*slot).is_some_and(|s| expression.is_match(s.hostname.as_bytes()))
             }),
-            Function::Off => set.clear(),
-            // These say something about the decision, not about the set.
-            Function::AddPrediction(_)
-            | Function::AddPredictionInFlight
-            | Function::Redirect(_)
-            | Function::External(_) => {}
+            _ => {}
         }
     }
 
-    fn get(&self, slot: u16) -> Option<&Server> {
-        self.snapshot.get(slot)
+    fn get(&self, slot: u16) -> Option<Figures> {
+        self.servers.figures(slot)
     }
 
     /// Load times 1000 with what is known beyond the announcement.
-    fn load(&self, server: &Server) -> i64 {
+    fn load(&self, server: &Figures) -> i64 {
         let more = if self.in_flight { under_way(server) * 1000 } else { server.live.predicted_load };
-        (i64::from(server.stat.load) + more).max(0)
+        (i64::from(server.load) + more).max(0)
     }
 
     /// Least first; unknown servers last. The bias makes all but this server look worse.
-    fn order(&self, set: &mut [u16], bias: i64, key: impl Fn(&Server) -> i64) {
-        set.sort_by_key(|slot| {
-            let bias = if *slot == SELF { 0 } else { bias };
-            self.get(*slot).map_or(i64::MAX, |server| key(server).saturating_add(bias))
+    fn order(&self, set: &mut [u16], bias: i64, key: impl Fn(&Figures) -> i64) {
+        sort(set, |slot| {
+            let bias = if slot == SELF { 0 } else { bias };
+            self.get(slot).map_or(i64::MAX, |server| key(&server).saturating_add(bias))
         });
     }
 
+    #[inline(never)]
     fn order_by_cost(&self, set: &mut Set, weights: Weights) {
-        set.retain(|slot| self.get(*slot).is_some());
-        let servers: Vec<(&ServerStat, i64)> =
-            set.iter().filter_map(|slot| self.get(*slot)).map(|s| (&s.stat, self.load(s))).collect();
-        let mut order: Vec<(f64, u16)> =
-            costs(&servers, weights).into_iter().zip(set.iter().copied()).collect();
+        let known = |slot: &u16| Some((*slot, self.servers.stat(*slot)?, self.load(&self.get(*slot)?)));
+        let known: Vec<(u16, ServerStat, i64)> = set.iter().filter_map(known).collect();
+        let servers: Vec<(&ServerStat, i64)> = known.iter().map(|(_, stat, load)| (stat, *load)).collect();
+        let costs = costs(&servers, weights);
+        let mut order: Vec<(f64, u16)> = costs.into_iter().zip(known.iter().map(|k| k.0)).collect();
         order.sort_by(|a, b| a.0.total_cmp(&b.0));
         *set = order.into_iter().map(|(_, slot)| slot).collect();
     }
 }
 
+/// Stable, by keys that are asked for once: figures of the matrix change at any time.
+#[inline(never)]
+fn sort(set: &mut [u16], key: impl Fn(u16) -> i64) {
+    let mut keyed: SmallVec<[(i64, u16); 16]> = set.iter().map(|slot| (key(*slot), *slot)).collect();
+    keyed.sort_by_key(|(key, _)| *key);
+    for (place, (_, slot)) in set.iter_mut().zip(keyed) {
+        *place = slot;
+    }
+}
+
 /// Change of the requests under way since the last announcement.
-fn under_way(server: &Server) -> i64 {
+fn under_way(server: &Figures) -> i64 {
     server.live.in_flight.max(0) - server.live.in_flight_announced.max(0)
 }
 

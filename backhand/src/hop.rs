@@ -3,11 +3,12 @@
 //! `Backhand-Hop: 1; from=10.0.5.10:80; t=1700000000000000; id=7; mac=0123...`; the last two only with a key.
 // spec: mod_backhand 9.3
 
-use std::fmt::Write;
+use std::io::Write;
 use std::net::SocketAddr;
 
-use arrayvec::ArrayString;
+use arrayvec::ArrayVec;
 
+use crate::address;
 use crate::announce::Key;
 use crate::stat::Micros;
 
@@ -52,16 +53,37 @@ impl Origin {
     }
 
     /// The value of the header for a request.
-    pub fn header(&self, now: Micros, key: Option<&Key>, request: Signed<'_>) -> ArrayString<LEN_MAX> {
-        let mut value = ArrayString::new();
+    pub fn header<'r>(
+        &self,
+        now: Micros,
+        key: Option<&Key>,
+        request: impl FnOnce() -> Signed<'r>,
+    ) -> ArrayVec<u8, LEN_MAX> {
+        let mut value = ArrayVec::new();
         // The longest address, time, number and code need 160 bytes.
-        let _ = write!(value, "{}{}", self.head, now.0);
+        let _ = value.try_extend_from_slice(self.head.as_bytes());
+        push_decimal(&mut value, now.0);
         if let Some(key) = key {
-            let code = key.sign(&request.data(self.from, now));
+            let code = key.sign(&request().data(self.from, now));
             let _ = write!(value, "; id={}; mac={}", key.id, hex(&code));
         }
         value
     }
+}
+
+/// As the standard library writes it, but for every request.
+fn push_decimal(text: &mut ArrayVec<u8, LEN_MAX>, mut number: u64) {
+    let from = text.len();
+    loop {
+        #[allow(clippy::cast_possible_truncation, reason = "below 10")]
+        let digit = b'0' + (number % 10) as u8;
+        let full = text.try_push(digit).is_err();
+        number /= 10;
+        if number == 0 || full {
+            break;
+        }
+    }
+    text[from..].reverse();
 }
 
 fn hex(code: &[u8; 32]) -> String {
@@ -74,35 +96,34 @@ pub struct Sender<'a> {
     /// The announced contact.
     pub contact: SocketAddr,
     /// The same, as it stands in the header.
-    pub text: &'a str,
+    pub text: &'a [u8],
 }
 
 /// Who sent the request, if the header is believed. With keys the code must be right and fresh; without, the caller
 /// says by `is_peer` whether the other end of the connection may be that server.
-pub fn verify<'a>(
+pub fn verify<'a, 'r>(
     value: &'a [u8],
     now: Micros,
     keys: &[Key],
-    request: Signed<'_>,
+    request: impl FnOnce() -> Signed<'r>,
     is_peer: impl FnOnce(SocketAddr) -> bool,
 ) -> Option<Sender<'a>> {
-    if value.len() > LEN_MAX || !value.is_ascii() {
+    if value.len() > LEN_MAX {
         return None;
     }
-    let text = |bytes: &'a [u8]| std::str::from_utf8(bytes).ok();
     let mut parts = value.split(|b| *b == b';').map(<[u8]>::trim_ascii);
     if parts.next()? != b"1" {
         return None;
     }
     let (mut from, mut stamp, mut id, mut mac) = (None, None, None, None);
     for part in parts {
-        let (name, value) = part.split_at_checked(part.iter().position(|b| *b == b'=')?)?;
-        let value = text(value.get(1..)?)?;
-        match name {
-            b"from" => from = Some(Sender { contact: value.parse().ok()?, text: value }),
-            b"t" => stamp = Some(Micros(value.parse().ok()?)),
-            b"id" => id = Some(value.parse::<u8>().ok()?),
-            b"mac" => mac = Some(value),
+        match part {
+            [b'f', b'r', b'o', b'm', b'=', value @ ..] => {
+                from = Some(Sender { contact: address::contact(value)?, text: value });
+            }
+            [b't', b'=', value @ ..] => stamp = Some(value),
+            [b'i', b'd', b'=', value @ ..] => id = Some(value),
+            [b'm', b'a', b'c', b'=', value @ ..] => mac = Some(value),
             _ => {}
         }
     }
@@ -110,18 +131,20 @@ pub fn verify<'a>(
     if keys.is_empty() {
         return is_peer(from.contact).then_some(from);
     }
+    let text = |bytes| std::str::from_utf8(bytes).ok();
+    let stamp = Micros(text(stamp)?.parse().ok()?);
     if now.since(stamp) > CLOCK_LIMIT || stamp.since(now) > CLOCK_LIMIT {
         return None;
     }
-    let (id, mac) = (id?, mac?);
-    let data = request.data(from.contact, stamp);
-    let good = keys.iter().filter(|key| key.id == id).any(|key| equal(&hex(&key.sign(&data)), mac));
+    let (id, mac) = (text(id?)?.parse::<u8>().ok()?, mac?);
+    let data = request().data(from.contact, stamp);
+    let good = keys.iter().filter(|key| key.id == id).any(|key| equal(hex(&key.sign(&data)).as_bytes(), mac));
     good.then_some(from)
 }
 
 /// Compares in a time that does not depend on where the first difference is.
-fn equal(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
 }
 
 #[cfg(test)]
@@ -135,11 +158,11 @@ mod tests {
     const FROM: &str = "10.0.5.10:80";
 
     fn sender<'a>() -> Option<Sender<'a>> {
-        Some(Sender { contact: FROM.parse().unwrap(), text: FROM })
+        Some(Sender { contact: FROM.parse().unwrap(), text: FROM.as_bytes() })
     }
 
     fn make(key: Option<&Key>) -> String {
-        Origin::new(FROM.parse().unwrap()).header(NOW, key, REQUEST).to_string()
+        String::from_utf8(Origin::new(FROM.parse().unwrap()).header(NOW, key, || REQUEST).to_vec()).unwrap()
     }
 
     #[test]
@@ -147,7 +170,7 @@ mod tests {
         let key = Key::new(7, b"secret");
         let value = make(Some(&key));
         let check = |value: &str, now, request| {
-            verify(value.as_bytes(), now, std::slice::from_ref(&key), request, |_| true).map(|s| s.contact)
+            verify(value.as_bytes(), now, std::slice::from_ref(&key), || request, |_| true).map(|s| s.contact)
         };
         let good = sender().map(|s| s.contact);
         assert_eq!(check(&value, NOW, REQUEST), good);
@@ -159,7 +182,16 @@ mod tests {
         assert_eq!(check(&value.replace("5.10", "5.11"), NOW, REQUEST), None);
         assert_eq!(check(&make(None), NOW, REQUEST), None);
         let other = Key::new(7, b"other");
-        assert_eq!(verify(value.as_bytes(), NOW, &[other], REQUEST, |_| true), None);
+        assert_eq!(verify(value.as_bytes(), NOW, &[other], || REQUEST, |_| true), None);
+    }
+
+    #[test]
+    fn numbers_are_written_as_usual() {
+        for number in [0, 9, 10, 1_700_000_000_000_000, u64::MAX] {
+            let mut text = ArrayVec::new();
+            push_decimal(&mut text, number);
+            assert_eq!(text[..], *number.to_string().as_bytes());
+        }
     }
 
     #[test]
@@ -167,19 +199,19 @@ mod tests {
         let value = make(None);
         assert_eq!(value, "1; from=10.0.5.10:80; t=1700000000000000");
         assert_eq!(
-            verify(value.as_bytes(), Micros(0), &[], REQUEST, |a| Some(a) == sender().map(|s| s.contact)),
+            verify(value.as_bytes(), Micros(0), &[], || REQUEST, |a| Some(a) == sender().map(|s| s.contact)),
             sender()
         );
-        assert_eq!(verify(value.as_bytes(), NOW, &[], REQUEST, |_| false), None);
-        assert_eq!(verify(b"2; from=10.0.5.10:80; t=1", NOW, &[], REQUEST, |_| true), None);
+        assert_eq!(verify(value.as_bytes(), NOW, &[], || REQUEST, |_| false), None);
+        assert_eq!(verify(b"2; from=10.0.5.10:80; t=1", NOW, &[], || REQUEST, |_| true), None);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..300), text in "1; (from|t|id|mac)=.{0,20}") {
             let key = [Key::new(7, b"secret")];
-            prop_assert_eq!(verify(&bytes, NOW, &key, REQUEST, |_| true), None);
-            prop_assert_eq!(verify(text.as_bytes(), NOW, &key, REQUEST, |_| true), None);
+            prop_assert_eq!(verify(&bytes, NOW, &key, || REQUEST, |_| true), None);
+            prop_assert_eq!(verify(text.as_bytes(), NOW, &key, || REQUEST, |_| true), None);
         }
     }
 }

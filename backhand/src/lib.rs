@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acl;
+pub mod address;
 pub mod announce;
 pub mod chain;
 pub mod cost;
@@ -36,7 +37,7 @@ pub mod table;
 
 pub use acl::{Destination, Network};
 pub use announce::{Announcement, DecodeError, Key};
-pub use chain::{Chain, Decision, Function, Method, Random, RequestView, Snapshot};
+pub use chain::{Chain, Decision, Function, Method, Random, RequestView, Servers, Snapshot};
 pub use matrix::{Matrix, Refusal, Via};
-pub use stat::{Live, Micros, Name, Server, ServerStat};
+pub use stat::{Figures, Live, Micros, Name, Server, ServerStat};
 pub use table::Table;

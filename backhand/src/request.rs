@@ -2,11 +2,13 @@
 // spec: mod_backhand 9
 
 /// Path and query as received, without scheme and authority of the absolute form. `None` if it has no path.
+#[inline]
 pub fn target(unparsed: &[u8]) -> Option<&[u8]> {
     // Nearly all.
-    if unparsed.starts_with(b"/") {
-        return Some(unparsed);
-    }
+    if unparsed.starts_with(b"/") { Some(unparsed) } else { absolute(unparsed) }
+}
+
+fn absolute(unparsed: &[u8]) -> Option<&[u8]> {
     let scheme = [&b"http://"[..], b"https://"]
         .into_iter()
         .find(|scheme| unparsed.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));

@@ -173,10 +173,6 @@ pub struct Live {
     pub in_flight_announced: i64,
     /// Not a candidate until then: it failed.
     pub suspect_until: Micros,
-    /// Requests sent there.
-    pub sent: u64,
-    /// Sum of their times in microseconds.
-    pub time_us: u64,
 }
 
 /// State of a slot that its record alone does not say.
@@ -192,8 +188,8 @@ pub struct Flags {
     pub spread: bool,
 }
 
-/// One slot as a request sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// One slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Server {
     /// The announced record.
     pub stat: ServerStat,
@@ -203,6 +199,10 @@ pub struct Server {
     pub flags: Flags,
     /// What this host adds.
     pub live: Live,
+    /// Requests sent there and answered.
+    pub sent: u64,
+    /// Sum of their times in microseconds.
+    pub time_us: u64,
 }
 
 /// Where a server stands, for people.
@@ -249,10 +249,36 @@ impl Server {
         }
     }
 
+    /// What a chain compares.
+    pub fn figures(&self) -> Figures {
+        let Self { stat, flags, live, .. } = *self;
+        let ServerStat { mtime, load, cpu, .. } = stat;
+        Figures { mtime, load, cpu, busy: stat.busy(), flags, live }
+    }
+}
+
+/// The part of a [`Server`] that usual chains compare.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Figures {
+    /// See [`ServerStat::mtime`].
+    pub mtime: Micros,
+    /// See [`ServerStat::load`].
+    pub load: u32,
+    /// See [`ServerStat::cpu`].
+    pub cpu: u32,
+    /// See [`ServerStat::busy`].
+    pub busy: u32,
+    /// State.
+    pub flags: Flags,
+    /// What this host adds.
+    pub live: Live,
+}
+
+impl Figures {
     /// Whether a chain begins with it.
     // spec: mod_backhand 4.1
     pub fn is_candidate(&self, now: Micros) -> bool {
-        matches!(self.state(now), State::Up | State::Stale)
+        !self.flags.gone && !self.flags.draining && self.live.suspect_until <= now
     }
 }
 

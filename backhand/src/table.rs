@@ -11,18 +11,30 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, fence};
 
-use crate::chain::Snapshot;
+use arrayvec::ArrayVec;
+
+use crate::chain::{SELF, Servers, Snapshot};
 use crate::matrix::Row;
-use crate::stat::{Flags, Live, Micros, Name, Server, ServerStat};
+use crate::stat::{Figures, Flags, Live, Micros, Name, Server, ServerStat};
 
 /// Words of a record before its name.
 const FIXED_WORDS: usize = 11;
 const NAME_WORDS: usize = 32;
 const WORDS: usize = FIXED_WORDS + NAME_WORDS;
-/// Place of the word with the flags, and above them the length of the name.
-const FLAGS: usize = 10;
-/// Places of the words with the contact: family and port, address.
-const CONTACT: [usize; 3] = [1, 2, 3];
+/// Place of the word whose lower half counts idle workers.
+const IDLE: usize = 4;
+/// Place of the word with the workers and the load.
+const LOAD: usize = 5;
+/// Place of the word whose lower half is the idle share of the CPU.
+const CPU: usize = 6;
+/// Place of the length of the name.
+const NAME_LEN: usize = 10;
+/// Place of the word with the flags.
+const FLAGS: usize = 1;
+/// Places of the words with the contact: family (among the flags) and port, address.
+const CONTACT: [usize; 3] = [FLAGS, 2, 3];
+/// Bit of the upper half of the word with the flags: the contact is one of IPv6.
+const IPV6: u32 = 1 << 16;
 const TRIES: u32 = 3;
 /// 32-bit words of a record of the C interface: 104 bytes.
 pub const CLASSIC_WORDS: usize = 26;
@@ -37,8 +49,7 @@ macro_rules! counters {
         pub struct Counters { $($(#[$doc])* pub $name: AtomicU64),* }
 
         impl Counters {
-            /// Names and values.
-            pub fn list(&self) -> Vec<(&'static str, u64)> {
+            fn list(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name.load(Relaxed))),*]
             }
         }
@@ -64,10 +75,10 @@ counters! {
     tx,
     /// Announcements that could not be sent.
     tx_failed,
-    /// Chains run.
-    decided,
-    /// Decisions to serve here.
-    local,
+    /// Decisions for another server.
+    left,
+    /// Those of them that were served here in the end.
+    returned,
     /// Requests answered by another server.
     proxied,
     /// Requests redirected.
@@ -86,24 +97,28 @@ counters! {
     manager_starts,
 }
 
+/// What usual chains need is in its first 64 bytes.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 struct Copy {
     sequence: AtomicU64,
     words: [AtomicU64; WORDS],
 }
 
+/// All requests of all processes use this: a usual one needs two lines of the cache, the first and that of the copy in use.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 struct Slot {
     /// Which copy is in use.
     active: AtomicU64,
-    copies: [Copy; 2],
     predicted_load: AtomicI64,
     predicted_busy: AtomicI64,
     in_flight: AtomicI64,
     in_flight_announced: AtomicI64,
     suspect_until: AtomicU64,
+    /// Decisions to serve here, for the slot of this server.
+    stayed: AtomicU64,
+    copies: [Copy; 2],
     sent: AtomicU64,
     time_us: AtomicU64,
 }
@@ -118,6 +133,8 @@ pub struct Table<const N: usize> {
     pub heartbeat: AtomicU64,
     /// Slots ever used.
     used: AtomicU64,
+    /// Not 0 once requests under way at this server are counted too.
+    counts_own: AtomicU64,
     /// Not 0 while the server ends.
     pub stopping: AtomicU64,
     /// Highest load seen, times 1000.
@@ -197,30 +214,41 @@ impl<const N: usize> Table<N> {
         u16::try_from(self.used.load(Acquire)).unwrap_or(u16::MAX)
     }
 
-    /// All that a request needs to know.
+    /// A copy of all records.
     pub fn snapshot(&self, now: Micros) -> Snapshot {
-        let mut snapshot = Snapshot::new(now);
-        self.read(&mut snapshot);
-        snapshot
+        let server = |slot: &Slot| {
+            let Row { stat, interval_ms, flags } = decode(&slot.read()?)?;
+            let (sent, time_us) = (slot.sent.load(Relaxed), slot.time_us.load(Relaxed));
+            Some(Server { stat, interval_ms, flags, live: slot.live(), sent, time_us })
+        };
+        let used = usize::from(self.used());
+        Snapshot { now, slots: self.slots.iter().take(used).map(server).collect() }
     }
 
-    /// As [`snapshot`](Self::snapshot), into one that has no slots yet and whose time is now: it is large, and is not
-    /// moved then.
-    pub fn read(&self, snapshot: &mut Snapshot) {
-        let used = usize::try_from(self.used.load(Acquire)).unwrap_or(N).min(N);
-        for slot in self.slots.iter().take(used) {
-            let row = slot.read().and_then(|words| decode(&words));
-            snapshot.slots.push(row.map(|row| {
-                let Row { stat, interval_ms, flags } = row;
-                Server { stat, interval_ms, flags, live: slot.live() }
-            }));
-        }
+    /// The records as they are when they are asked for.
+    pub fn at(&self, now: Micros) -> View<'_, N> {
+        View { table: self, now }
+    }
+
+    /// Shows the name of a server, empty if there is none. Less is copied than for a whole record.
+    pub fn with_name<T>(&self, slot: u16, show: impl FnOnce(&[u8]) -> T) -> T {
+        let mut name = ArrayVec::new();
+        self.with(slot, |slot| slot.read_name(&mut name));
+        show(&name)
+    }
+
+    /// Where a server serves HTTP.
+    pub fn contact(&self, slot: u16) -> Option<SocketAddr> {
+        self.slots.get(usize::from(slot))?.contact()
     }
 
     /// Whether a server announces this address. Cheaper than a [`snapshot`](Self::snapshot).
     pub fn announces(&self, addr: IpAddr) -> bool {
-        let used = usize::try_from(self.used.load(Acquire)).unwrap_or(N).min(N);
-        self.slots.iter().take(used).filter_map(Slot::contact).any(|contact| contact.ip() == addr)
+        self.slots
+            .iter()
+            .take(self.used().into())
+            .filter_map(Slot::contact)
+            .any(|contact| contact.ip() == addr)
     }
 
     /// Charges a decision to a server.
@@ -233,6 +261,40 @@ impl<const N: usize> Table<N> {
             let load = i32::try_from(load).unwrap_or(0);
             place[CLASSIC_LOAD].fetch_add(load.cast_unsigned(), Relaxed);
         }
+    }
+
+    /// From now on counts requests under way at this server too: a chain compares them.
+    pub fn count_own(&self) {
+        if !self.counts_own() {
+            self.counts_own.store(1, Relaxed);
+        }
+    }
+
+    /// Whether requests under way at this server are counted. If no chain compares them, they are not worth what each
+    /// request would pay for it.
+    pub fn counts_own(&self) -> bool {
+        self.counts_own.load(Relaxed) != 0
+    }
+
+    /// The first decision for a request was to serve it here.
+    pub fn stay(&self) {
+        self.with(SELF, |s| {
+            s.stayed.fetch_add(1, Relaxed);
+        });
+    }
+
+    /// Names and values of the counters. `decided` and `local` are sums: for most requests one count does for both.
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        let stayed = self.slots.first().map_or(0, |own| own.stayed.load(Relaxed));
+        let mut list = self.counters.list();
+        for (name, value) in &mut list {
+            match *name {
+                "left" => (*name, *value) = ("decided", *value + stayed),
+                "returned" => (*name, *value) = ("local", *value + stayed),
+                _ => {}
+            }
+        }
+        list
     }
 
     /// A request of this host begins at a server.
@@ -270,6 +332,44 @@ impl<const N: usize> Table<N> {
     }
 }
 
+/// A table as a chain sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a, const N: usize> {
+    table: &'a Table<N>,
+    now: Micros,
+}
+
+impl<const N: usize> Servers for View<'_, N> {
+    fn now(&self) -> Micros {
+        self.now
+    }
+
+    fn used(&self) -> u16 {
+        self.table.used()
+    }
+
+    #[inline(always)]
+    fn is_candidate(&self, slot: u16) -> bool {
+        let Some(slot) = self.table.slots.get(usize::from(slot)) else { return false };
+        let word = |n: usize| slot.in_use().words[n].load(Relaxed);
+        word(0) != 0 && word(FLAGS) & NO_CANDIDATE == 0 && slot.suspect_until.load(Relaxed) <= self.now.0
+    }
+
+    #[inline(always)]
+    fn mtime(&self, slot: u16) -> Option<Micros> {
+        let mtime = self.table.slots.get(usize::from(slot))?.in_use().words[0].load(Relaxed);
+        (mtime != 0).then_some(Micros(mtime))
+    }
+
+    fn figures(&self, slot: u16) -> Option<Figures> {
+        self.table.slots.get(usize::from(slot))?.figures()
+    }
+
+    fn stat(&self, slot: u16) -> Option<ServerStat> {
+        Some(self.table.row(slot)?.stat)
+    }
+}
+
 impl Slot {
     fn live(&self) -> Live {
         Live {
@@ -278,8 +378,6 @@ impl Slot {
             in_flight: self.in_flight.load(Relaxed).max(0),
             in_flight_announced: self.in_flight_announced.load(Relaxed).max(0),
             suspect_until: Micros(self.suspect_until.load(Relaxed)),
-            sent: self.sent.load(Relaxed),
-            time_us: self.time_us.load(Relaxed),
         }
     }
 
@@ -297,42 +395,64 @@ impl Slot {
         self.active.store(next, Release);
     }
 
-    fn contact(&self) -> Option<SocketAddr> {
-        for _ in 0..TRIES {
-            let copy = &self.copies[usize::from(self.active.load(Acquire) == 1)];
+    /// The copy in use. One word of it may be read as it is: it is of this record or the next.
+    #[inline(always)]
+    fn in_use(&self) -> &Copy {
+        &self.copies[usize::from(self.active.load(Acquire) == 1)]
+    }
+
+    /// What is read of the copy in use, if it did not change meanwhile.
+    #[inline(always)]
+    fn unchanged<T>(&self, mut read: impl FnMut(&[AtomicU64; WORDS]) -> T) -> Option<T> {
+        (0..TRIES).find_map(|_| {
+            let copy = self.in_use();
             let before = copy.sequence.load(Acquire);
-            let mtime = copy.words[0].load(Relaxed);
-            let words = CONTACT.map(|place| copy.words[place].load(Relaxed));
+            let value = read(&copy.words);
             fence(Acquire);
-            if before & 1 == 0 && copy.sequence.load(Relaxed) == before {
-                return contact(words).filter(|_| mtime != 0);
-            }
+            (before & 1 == 0 && copy.sequence.load(Relaxed) == before).then_some(value)
+        })
+    }
+
+    fn contact(&self) -> Option<SocketAddr> {
+        let read = |words: &[AtomicU64; WORDS]| {
+            (words[0].load(Relaxed), CONTACT.map(|place| words[place].load(Relaxed)))
+        };
+        let (mtime, words) = self.unchanged(read)?;
+        contact(words).filter(|_| mtime != 0)
+    }
+
+    /// At requests for each server: only the words that are needed.
+    fn figures(&self) -> Option<Figures> {
+        let read = |words: &[AtomicU64; WORDS]| [0, IDLE, LOAD, CPU, FLAGS].map(|n| words[n].load(Relaxed));
+        let [mtime, idle, load, cpu, bits] = self.unchanged(read)?;
+        let ((nservers, load), (_, aservers), (_, cpu)) = (halves(load), halves(idle), halves(cpu));
+        (mtime != 0).then(|| Figures {
+            mtime: Micros(mtime),
+            load,
+            cpu,
+            busy: nservers.saturating_sub(aservers),
+            flags: flags(bits),
+            live: self.live(),
+        })
+    }
+
+    fn read_name(&self, name: &mut ArrayVec<u8, { NAME_WORDS * 8 }>) {
+        let read = self.unchanged(|words| {
+            name.clear();
+            let (fixed, words) = words.split_at(FIXED_WORDS);
+            let len = usize::try_from(fixed[NAME_LEN].load(Relaxed)).unwrap_or(0).min(Name::LEN_MAX);
+            // There is room for all words.
+            words.iter().take(len.div_ceil(8)).for_each(|word| name.extend(word.load(Relaxed).to_ne_bytes()));
+            name.truncate(len);
+        });
+        if read.is_none() {
+            name.clear();
         }
-        None
     }
 
     fn read(&self) -> Option<[u64; WORDS]> {
-        let mut words = [0; WORDS];
-        for _ in 0..TRIES {
-            let copy = &self.copies[usize::from(self.active.load(Acquire) == 1)];
-            let before = copy.sequence.load(Acquire);
-            // Names are short: most words of the room for them need not be read, at every request.
-            let used = FIXED_WORDS + usize::from(name_len(copy.words[FLAGS].load(Relaxed))).div_ceil(8);
-            for (word, place) in words.iter_mut().zip(&copy.words[..used]) {
-                *word = place.load(Relaxed);
-            }
-            fence(Acquire);
-            if before & 1 == 0 && copy.sequence.load(Relaxed) == before {
-                return Some(words);
-            }
-        }
-        None
+        self.unchanged(|words| std::array::from_fn(|n| words[n].load(Relaxed)))
     }
-}
-
-/// Length of the name, as the word with the flags says.
-fn name_len(flags: u64) -> u8 {
-    flags.to_be_bytes()[3]
 }
 
 fn encode(row: &Row) -> [u64; WORDS] {
@@ -347,9 +467,10 @@ fn encode(row: &Row) -> [u64; WORDS] {
     let text = stat.hostname.as_str().as_bytes();
     let bits = [flags.gone, flags.draining, flags.authenticated, flags.spread];
     let bits: u32 = (0..).zip(bits).map(|(n, bit)| u32::from(bit) << n).sum();
+    let bits = bits | if stat.contact.is_ipv6() { IPV6 } else { 0 };
     let fixed: [u64; FIXED_WORDS] = [
         stat.mtime.0,
-        pair(stat.contact.is_ipv6().into(), stat.contact.port().into()),
+        pair(bits, stat.contact.port().into()),
         high,
         low,
         pair(stat.arriba, stat.aservers),
@@ -358,7 +479,7 @@ fn encode(row: &Row) -> [u64; WORDS] {
         pair(stat.ncpu, *interval_ms),
         stat.tmem,
         stat.amem,
-        pair(u32::try_from(text.len()).unwrap_or(0), bits),
+        text.len() as u64,
     ];
     let mut words = [0; WORDS];
     words[..FIXED_WORDS].copy_from_slice(&fixed);
@@ -378,9 +499,9 @@ fn halves(word: u64) -> (u32, u32) {
 
 /// From the words at [`CONTACT`].
 fn contact([family_port, high, low]: [u64; 3]) -> Option<SocketAddr> {
-    let (family, port) = halves(family_port);
+    let (bits, port) = halves(family_port);
     let address = (u128::from(high) << 64) | u128::from(low);
-    let address = match (family, u32::try_from(address)) {
+    let address = match (bits & IPV6, u32::try_from(address)) {
         (0, Ok(address)) => IpAddr::from(address.to_be_bytes()),
         _ => IpAddr::V6(Ipv6Addr::from(address)),
     };
@@ -389,14 +510,13 @@ fn contact([family_port, high, low]: [u64; 3]) -> Option<SocketAddr> {
 
 fn decode(words: &[u64; WORDS]) -> Option<Row> {
     let (fixed, name) = words.split_at(FIXED_WORDS);
-    let &[mtime, family_port, high, low, a, b, c, d, tmem, amem, bits] = fixed else { return None };
+    let &[mtime, family_port, high, low, a, b, c, d, tmem, amem, name_len] = fixed else { return None };
     if mtime == 0 {
         return None;
     }
     let [a, b, c, d] = [a, b, c, d].map(halves);
-    let bit = |n: u32| bits & (1 << n) != 0;
     let stat = ServerStat {
-        hostname: Name::from_table(name_len(bits), name),
+        hostname: Name::from_table(u8::try_from(name_len).ok()?, name),
         mtime: Micros(mtime),
         contact: contact([family_port, high, low])?,
         arriba: a.0,
@@ -409,8 +529,15 @@ fn decode(words: &[u64; WORDS]) -> Option<Row> {
         tmem,
         amem,
     };
-    let flags = Flags { gone: bit(0), draining: bit(1), authenticated: bit(2), spread: bit(3) };
-    Some(Row { stat, interval_ms: d.1, flags })
+    Some(Row { stat, interval_ms: d.1, flags: flags(family_port) })
+}
+
+/// Bits of the word with the flags of servers that no chain begins with: gone, draining.
+const NO_CANDIDATE: u64 = 0b11 << 32;
+
+fn flags(word: u64) -> Flags {
+    let bit = |n: u32| halves(word).0 & (1 << n) != 0;
+    Flags { gone: bit(0), draining: bit(1), authenticated: bit(2), spread: bit(3) }
 }
 
 impl<const N: usize> Default for Table<N> {
@@ -428,8 +555,8 @@ impl<const N: usize> Default for Table<N> {
             rx_rate: zero(),
             tx: zero(),
             tx_failed: zero(),
-            decided: zero(),
-            local: zero(),
+            left: zero(),
+            returned: zero(),
             proxied: zero(),
             redirected: zero(),
             retried: zero(),
@@ -443,17 +570,19 @@ impl<const N: usize> Default for Table<N> {
             manager: zero(),
             heartbeat: zero(),
             used: zero(),
+            counts_own: zero(),
             stopping: zero(),
             load_max: zero(),
             counters,
             slots: std::array::from_fn(|_| Slot {
                 active: zero(),
-                copies: [copy(), copy()],
                 predicted_load: AtomicI64::new(0),
                 predicted_busy: AtomicI64::new(0),
                 in_flight: AtomicI64::new(0),
                 in_flight_announced: AtomicI64::new(0),
                 suspect_until: zero(),
+                stayed: zero(),
+                copies: [copy(), copy()],
                 sent: zero(),
                 time_us: zero(),
             }),
@@ -463,121 +592,4 @@ impl<const N: usize> Default for Table<N> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(n: u64) -> Row {
-        let n32 = u32::try_from(n % 1_000_000).unwrap();
-        let stat = ServerStat {
-            hostname: Name::new(&format!("{}-{n}.example.com", "w".repeat(usize::try_from(n % 60).unwrap())))
-                .unwrap(),
-            mtime: Micros(n + 1),
-            contact: SocketAddr::new(
-                if n.is_multiple_of(2) {
-                    IpAddr::from(n32.to_be_bytes())
-                } else {
-                    Ipv6Addr::from(u128::from(n) << 90).into()
-                },
-                80,
-            ),
-            arriba: n32,
-            aservers: n32,
-            nservers: n32,
-            load: n32,
-            load_hwm: n32,
-            cpu: n32,
-            ncpu: n32,
-            tmem: n,
-            amem: n,
-        };
-        Row {
-            stat,
-            interval_ms: n32,
-            flags: Flags { gone: n.is_multiple_of(2), spread: true, ..Flags::default() },
-        }
-    }
-
-    #[test]
-    fn announced_addresses_are_known() {
-        let table = Table::<4>::default();
-        let mut row = row(7);
-        for (slot, contact) in [(1, "10.0.5.13:80"), (3, "[fd77::2]:80")] {
-            row.stat.contact = contact.parse().unwrap();
-            table.publish(slot, &row, true);
-        }
-        for (addr, known) in
-            [("10.0.5.13", true), ("fd77::2", true), ("10.0.5.14", false), ("0.0.0.0", false)]
-        {
-            assert_eq!(table.announces(addr.parse().unwrap()), known, "{addr}");
-        }
-    }
-
-    #[test]
-    fn what_is_published_is_read() {
-        let table = Table::<4>::default();
-        assert!(table.snapshot(Micros(0)).slots.is_empty());
-        table.publish(2, &row(7), true);
-        table.publish(2, &row(8), false);
-        let snapshot = table.snapshot(Micros(0));
-        assert_eq!(snapshot.slots.len(), 3);
-        assert!(snapshot.get(0).is_none());
-        assert_eq!(snapshot.get(2).unwrap().stat, row(8).stat);
-        assert_eq!(table.row(2), Some(row(8)));
-        table.publish(4, &row(1), true);
-        assert!(table.row(4).is_none());
-    }
-
-    #[test]
-    fn charges_are_settled_by_the_next_announcement() {
-        let table = Table::<2>::default();
-        table.publish(1, &row(1), true);
-        table.begin(1);
-        table.charge(1, 1000);
-        table.charge(1, 500);
-        let live = table.snapshot(Micros(0)).get(1).unwrap().live;
-        assert_eq!((live.predicted_load, live.predicted_busy, live.in_flight), (1500, 2, 1));
-        assert_eq!(table.classic()[1][CLASSIC_LOAD].load(Relaxed), 1501);
-        table.publish(1, &row(1), false);
-        let live = table.snapshot(Micros(0)).get(1).unwrap().live;
-        assert_eq!((live.predicted_load, live.predicted_busy, live.in_flight_announced), (0, 0, 1));
-        table.end(1, Micros(20), true);
-        table.end(1, Micros(20), false);
-        let live = table.snapshot(Micros(0)).get(1).unwrap().live;
-        assert_eq!((live.in_flight, live.sent, live.time_us), (0, 1, 20));
-    }
-
-    #[test]
-    fn the_c_record_has_the_documented_layout() {
-        // spec: mod_backhand 3
-        let table = Table::<2>::default();
-        let mut row = row(3);
-        row.stat.contact = "10.0.5.13:8080".parse().unwrap();
-        row.stat.tmem = 8 << 30;
-        row.stat.amem = 5;
-        table.publish(1, &row, true);
-        let bytes: Vec<u8> = table.classic()[1].iter().flat_map(|w| w.load(Relaxed).to_ne_bytes()).collect();
-        assert_eq!(bytes.len(), 104);
-        assert!(bytes.starts_with(b"www-3.example.com\0"));
-        assert_eq!(bytes[50..56], [0x1f, 0x90, 10, 0, 5, 13]);
-        assert_eq!(bytes[92..96], i32::MAX.to_ne_bytes());
-        assert_eq!(bytes[96..100], 5u32.to_ne_bytes());
-    }
-
-    #[test]
-    fn readers_never_see_half_a_record() {
-        let table = Table::<2>::default();
-        table.publish(0, &row(0), true);
-        std::thread::scope(|scope| {
-            let writer = scope.spawn(|| (1..200_000).for_each(|n| table.publish(0, &row(n), false)));
-            let (mut read, mut absent) = (0, 0);
-            while !writer.is_finished() {
-                match table.row(0) {
-                    Some(seen) => assert_eq!(seen, row(seen.stat.tmem)),
-                    None => absent += 1,
-                }
-                read += 1;
-            }
-            assert!(read > absent, "{absent} of {read} reads gave up");
-        });
-    }
-}
+mod tests;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use access_log::{Format, Lines, parse_clf_time, unescape};
 use backhand::chain::NoExternal;
 use backhand::hop::{self, Signed};
-use backhand::stat::{Flags, Live};
 use backhand::{
     Announcement, Chain, Function, Key, Micros, Name, Random, RequestView, Server, ServerStat, Snapshot,
     redirect, request,
@@ -268,22 +267,28 @@ pub fn web_request(data: &[u8]) {
     let now = Micros(1_700_000_000_000_000);
     let signed = Signed { method, host, target: target.unwrap_or_default() };
     for value in all("Backhand-Hop") {
-        assert_eq!(hop::verify(value, now, &keys, signed, |_| true), None, "a forged code is valid");
-        assert_eq!(hop::verify(value, now, &[], signed, |_| false), None, "an unknown peer is believed");
+        assert_eq!(hop::verify(value, now, &keys, || signed, |_| true), None, "a forged code is valid");
+        assert_eq!(hop::verify(value, now, &[], || signed, |_| false), None, "an unknown peer is believed");
         let mut asked = None;
-        let from = hop::verify(value, now, &[], signed, |from| {
-            asked = Some(from);
-            true
-        });
+        let from = hop::verify(
+            value,
+            now,
+            &[],
+            || signed,
+            |from| {
+                asked = Some(from);
+                true
+            },
+        );
         assert_eq!(from.map(|from| from.contact), asked, "another one than the caller agreed to");
     }
     let own = SocketAddr::from(([10, 0, 5, 10], 80));
-    let made = hop::Origin::new(own).header(now, keys.first(), signed);
-    let from = hop::verify(made.as_bytes(), now, &keys, signed, |_| false);
-    assert_eq!(from.map(|from| from.contact), Some(own), "{made}");
+    let made = hop::Origin::new(own).header(now, keys.first(), || signed);
+    let from = hop::verify(&made, now, &keys, || signed, |_| false);
+    assert_eq!(from.map(|from| from.contact), Some(own), "{made:?}");
     let longer = [signed.target, b"x"].concat();
     let other = Signed { target: &longer, ..signed };
-    assert_eq!(hop::verify(made.as_bytes(), now, &keys, other, |_| false), None, "it holds for another path");
+    assert_eq!(hop::verify(&made, now, &keys, || other, |_| false), None, "it holds for another path");
 
     let slots = (0..4u8).map(|n| Some(server(n))).collect();
     let snapshot = Snapshot { now, slots };
@@ -311,7 +316,7 @@ fn server(n: u8) -> Server {
         load: u32::from(n),
         ..ServerStat::default()
     };
-    Server { stat, interval_ms: 1000, flags: Flags::default(), live: Live::default() }
+    Server { stat, interval_ms: 1000, ..Server::default() }
 }
 
 fn redirects(host: &str, snapshot: &Snapshot) {

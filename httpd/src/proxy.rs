@@ -6,20 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::net::SocketAddr;
-use std::ptr::NonNull;
-use std::sync::{PoisonError, RwLock};
+use std::net::{IpAddr, SocketAddr};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ffi;
+use crate::module::Module;
 use crate::pool::Pool;
 use crate::server::{Request, Server};
 
-/// Looks for mod_proxy; in `pre_config`, once per reading of the configuration. False when it is not loaded.
-pub fn find() -> bool {
+/// Looks for mod_proxy on behalf of the module `M`; in `pre_config`, once per reading of the configuration. False when
+/// it is not loaded.
+pub fn find<M: Module>() -> bool {
     // SAFETY: looks names up; one thread reads the configuration.
     unsafe {
-        let found = ffi::httpd_shim_proxy_find() != 0;
+        let found = ffi::httpd_shim_proxy_find(M::raw()) != 0;
         if found {
             ffi::httpd_shim_proxy_hook();
         }
@@ -47,11 +51,17 @@ pub struct Workers {
     pool: NonNull<ffi::apr_pool_t>,
     main: NonNull<ffi::server_rec>,
     settings: Connections,
-    known: RwLock<BTreeMap<SocketAddr, Worker>>,
+    known: Mutex<BTreeMap<SocketAddr, &'static Worker>>,
+    /// Some of them, found without the lock and with one look at memory; null or for ever valid.
+    recent: [AtomicPtr<Worker>; RECENT],
 }
 
-#[derive(Clone, Copy, Debug)]
+/// Places for workers that are found at once: more than usual clusters have servers.
+const RECENT: usize = 64;
+
+#[derive(Debug)]
 struct Worker {
+    addr: SocketAddr,
     raw: NonNull<std::ffi::c_void>,
     /// What a request is mapped to, up to its path; in the pool of the workers.
     url: &'static CStr,
@@ -82,18 +92,31 @@ impl Workers {
         // SAFETY: mod_proxy was found, and the child has no other threads yet.
         unsafe { ffi::httpd_shim_proxy_ready() };
         let main = NonNull::new(main.raw())?;
-        Some(Self { pool, main, settings, known: RwLock::default() })
+        let recent = std::array::from_fn(|_| AtomicPtr::default());
+        Some(Self { pool, main, settings, known: Mutex::default(), recent })
     }
 
-    fn worker(&self, addr: SocketAddr) -> Option<Worker> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&addr).copied();
-        if known.is_some() {
-            return known;
+    fn worker(&self, addr: SocketAddr) -> Option<&'static Worker> {
+        let last = match addr.ip() {
+            IpAddr::V4(ip) => ip.octets()[3],
+            IpAddr::V6(ip) => ip.octets()[15],
+        };
+        let place = self.recent.get(usize::from(u16::from(last) ^ addr.port()) % RECENT)?;
+        // SAFETY: null or a worker that is never freed.
+        let recent = unsafe { place.load(Acquire).as_ref() };
+        if recent.is_some_and(|worker| worker.addr == addr) {
+            return recent;
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        // Another thread may have been faster.
+        let worker = self.find_or_make(addr)?;
+        place.store(ptr::from_ref(worker).cast_mut(), Release);
+        Some(worker)
+    }
+
+    #[cold]
+    fn find_or_make(&self, addr: SocketAddr) -> Option<&'static Worker> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(worker) = known.get(&addr) {
-            return Some(*worker);
+            return Some(worker);
         }
         if known.len() >= WORKERS_MAX {
             return None;
@@ -110,13 +133,14 @@ impl Workers {
                 ffi::httpd_shim_proxy_worker(raw_pool, main, address.as_ptr(), connect, idle, reuse.into());
             (raw, pool.join(b"proxy:", address.to_bytes()))
         };
-        let worker = Worker { raw: NonNull::new(raw)?, url };
+        let worker: &Worker = Box::leak(Box::new(Worker { addr, raw: NonNull::new(raw)?, url }));
         known.insert(addr, worker);
         Some(worker)
     }
 
     /// Sends the request to `addr` with this target (path and query as they were received; it begins with `/`), the
-    /// client's `Host` included. All handlers run again: the caller's own must step aside. With `repeatable` a lost
+    /// client's `Host` included. All handlers run again: the caller's own must step aside. The mark of the module is on
+    /// the request then. With `repeatable` a lost
     /// connection is reported on every connection of the client, so that another server can be tried.
     ///
     /// `None` when mod_proxy gives no worker.

@@ -7,17 +7,17 @@
 #include "unixd.h"
 #include "util_filter.h"
 
-#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define WORKER_KEY "httpd-own-worker"
-
 /* mod_proxy may be loaded after the module that uses this, or not at all: no link-time reference. */
 static struct {
     module *proxy;
+    /* The module that uses this. Its place in a request holds null, its mark (its own address), or, while mod_proxy
+     * has the request, the worker. */
+    module *user;
     char *(*define_worker)(apr_pool_t *, proxy_worker **, proxy_balancer *, proxy_server_conf *, const char *, int);
     apr_status_t (*initialize_worker)(proxy_worker *, server_rec *, apr_pool_t *);
     void (*hook_pre_request)(proxy_HOOK_pre_request_t *, const char *const *, const char *const *, int);
@@ -25,8 +25,9 @@ static struct {
     int modules;
 } mod_proxy;
 
-int httpd_shim_proxy_find(void)
+int httpd_shim_proxy_find(module *user)
 {
+    mod_proxy.user = user;
     mod_proxy.proxy = dlsym(RTLD_DEFAULT, "proxy_module");
     *(void **)&mod_proxy.define_worker = dlsym(RTLD_DEFAULT, "ap_proxy_define_worker");
     *(void **)&mod_proxy.initialize_worker = dlsym(RTLD_DEFAULT, "ap_proxy_initialize_worker");
@@ -39,12 +40,11 @@ int httpd_shim_proxy_find(void)
 static int own_worker(proxy_worker **worker, proxy_balancer **balancer, request_rec *r, proxy_server_conf *conf,
                       char **url)
 {
-    void *own = NULL;
+    void *own = ap_get_module_config(r->request_config, mod_proxy.user);
 
     (void)conf;
     (void)url;
-    apr_pool_userdata_get(&own, WORKER_KEY, r->pool);
-    if (own == NULL) {
+    if (own == NULL || own == mod_proxy.user) {
         return DECLINED;
     }
     *worker = own;
@@ -125,7 +125,7 @@ int httpd_shim_proxy_try(request_rec *r, void *worker, char *filename, int silen
     r->proxyreq = PROXYREQ_REVERSE;
     r->per_dir_config = with_overlay(r);
     apr_table_setn(r->notes, "proxy-nocanon", "1");
-    apr_pool_userdata_setn(worker, WORKER_KEY, NULL, r->pool);
+    ap_set_module_config(r->request_config, mod_proxy.user, worker);
     if (silent) {
         /* On a connection with earlier requests mod_proxy answers a lost peer by closing it. With 0 it returns 502,
          * and another server can be tried. */
@@ -135,7 +135,7 @@ int httpd_shim_proxy_try(request_rec *r, void *worker, char *filename, int silen
     if (silent) {
         r->connection->keepalives += keepalives;
     }
-    apr_pool_userdata_setn(NULL, WORKER_KEY, NULL, r->pool);
+    ap_set_module_config(r->request_config, mod_proxy.user, mod_proxy.user);
     if (rv != OK && rv != DONE && httpd_shim_unanswered(r)) {
         r->filename = filename_before;
         r->handler = handler_before;
@@ -194,36 +194,35 @@ void httpd_shim_replay_body(request_rec *r)
     apr_pool_userdata_setn(NULL, "proxy-req-input", NULL, r->pool);
 }
 
-int httpd_shim_set_client(request_rec *r, const char *ip)
+void httpd_shim_set_client(request_rec *r, const void *octets, apr_size_t length, const char *text)
 {
     apr_sockaddr_t *addr = apr_pcalloc(r->pool, sizeof(*addr));
 
     /* By hand: APR would ask the resolver of the system, which looks at the interfaces for each address. */
     addr->pool = r->pool;
-    if (inet_pton(AF_INET, ip, &addr->sa.sin.sin_addr) == 1) {
+    if (length == sizeof(addr->sa.sin.sin_addr)) {
         addr->family = APR_INET;
         addr->sa.sin.sin_family = AF_INET;
         addr->salen = sizeof(addr->sa.sin);
         addr->addr_str_len = 16;
         addr->ipaddr_ptr = &addr->sa.sin.sin_addr;
-        addr->ipaddr_len = sizeof(addr->sa.sin.sin_addr);
     }
 #if APR_HAVE_IPV6
-    else if (inet_pton(AF_INET6, ip, &addr->sa.sin6.sin6_addr) == 1) {
+    else if (length == sizeof(addr->sa.sin6.sin6_addr)) {
         addr->family = APR_INET6;
         addr->sa.sin6.sin6_family = AF_INET6;
         addr->salen = sizeof(addr->sa.sin6);
         addr->addr_str_len = 46;
         addr->ipaddr_ptr = &addr->sa.sin6.sin6_addr;
-        addr->ipaddr_len = sizeof(addr->sa.sin6.sin6_addr);
     }
 #endif
     else {
-        return 0;
+        return;
     }
+    addr->ipaddr_len = (int)length;
+    memcpy(addr->ipaddr_ptr, octets, length);
     r->useragent_addr = addr;
-    r->useragent_ip = apr_pstrdup(r->pool, ip);
-    return 1;
+    r->useragent_ip = (char *)text;
 }
 
 void httpd_shim_force_keepalive(request_rec *r)

@@ -5,7 +5,7 @@
 #include "scoreboard.h"
 
 /* Finds mod_proxy among the loaded modules. Zero when it is not loaded. */
-int httpd_shim_proxy_find(void);
+int httpd_shim_proxy_find(module *user);
 
 /* Lets requests under httpd_shim_proxy_try go to their own worker. */
 void httpd_shim_proxy_hook(void);
@@ -27,8 +27,8 @@ int httpd_shim_unanswered(request_rec *r);
 /* Gives the part of the request body that mod_proxy has read to the next handler. */
 void httpd_shim_replay_body(request_rec *r);
 
-/* Makes an address the one of the client. Zero when it is not an address. */
-int httpd_shim_set_client(request_rec *r, const char *ip);
+/* Makes an address of 4 or 16 octets the one of the client; `text` is the same, in the pool of the request. */
+void httpd_shim_set_client(request_rec *r, const void *octets, apr_size_t length, const char *text);
 
 /* Keeps the connection open after this request although the server's settings say otherwise. */
 void httpd_shim_force_keepalive(request_rec *r);

@@ -253,8 +253,6 @@ texts! {
     unparsed_uri: unparsed_uri,
     /// The query, without its `?`.
     query: args,
-    /// Name of the handler that the configuration chose.
-    handler_name: handler,
     /// File or URL the request was mapped to.
     filename: filename,
     /// Host of the request, without port, lower case.
@@ -262,6 +260,15 @@ texts! {
 }
 
 impl<'a> Request<'a> {
+    /// Whether the configuration chose this handler.
+    pub fn has_handler(self, name: &CStr) -> bool {
+        // SAFETY: a live request, whose texts live as long.
+        unsafe {
+            let handler = (*self.raw()).handler;
+            !handler.is_null() && CStr::from_ptr(handler) == name
+        }
+    }
+
     /// The request that the client sent, of which this one is an internal continuation; mostly itself.
     pub fn original(self) -> Self {
         std::iter::successors(Some(self), |r| r.previous()).last().unwrap_or(self)
@@ -274,6 +281,19 @@ impl<'a> Request<'a> {
             let raw = (*self.raw()).prev;
             (!raw.is_null()).then(|| Self::from_raw(raw))
         }
+    }
+
+    /// When its first line was read, in microseconds since 1970.
+    pub fn began(self) -> u64 {
+        // SAFETY: a live request.
+        u64::try_from(unsafe { (*self.raw()).request_time }).unwrap_or(0)
+    }
+
+    /// Whether it asks for a tunnel, or for itself as an answer.
+    pub fn is_connect_or_trace(self) -> bool {
+        // SAFETY: a live request.
+        let method = unsafe { (*self.raw()).method_number };
+        matches!(u32::try_from(method), Ok(ffi::M_CONNECT | ffi::M_TRACE))
     }
 
     /// False for a request that another module makes while it works on one.
@@ -318,11 +338,24 @@ impl<'a> Request<'a> {
         std::str::from_utf8(text).ok()?.parse().ok()
     }
 
-    /// Makes this the address of the client. False if it is none.
-    pub fn set_client(self, addr: &[u8]) -> bool {
-        let text = self.pool().text(addr);
-        // SAFETY: a live request of this thread and a NUL-terminated text.
-        unsafe { ffi::httpd_shim_set_client(self.raw(), text.as_ptr()) != 0 }
+    /// Makes this the address of the client; `text` is the same, for people.
+    pub fn set_client(self, addr: IpAddr, text: &[u8]) {
+        let text = self.pool().text(text);
+        let set = |octets: &[u8]| {
+            // SAFETY: a live request of this thread, a NUL-terminated text of its pool, and 4 or 16 octets.
+            unsafe {
+                ffi::httpd_shim_set_client(
+                    self.raw(),
+                    octets.as_ptr().cast(),
+                    octets.len() as ffi::apr_size_t,
+                    text.as_ptr(),
+                );
+            }
+        };
+        match addr {
+            IpAddr::V4(addr) => set(&addr.octets()),
+            IpAddr::V6(addr) => set(&addr.octets()),
+        }
     }
 
     /// Keeps the connection open after this request, whatever `KeepAlive` says.
@@ -355,20 +388,16 @@ impl<'a> Request<'a> {
         self.raw().cast()
     }
 
-    /// Keeps a value of the module with the request, until it is over.
-    pub fn keep_state<M: Module, T: Sync + 'static>(self, value: T) -> &'a T {
-        let raw = keep(self.pool(), value);
-        // SAFETY: a live request of this thread; the value lives as long as its pool and is only shared.
-        unsafe {
-            ffi::ap_set_module_config((*self.raw()).request_config, M::raw(), raw);
-            &*raw.cast::<T>()
-        }
+    /// Puts the mark of the module on the request. Internal continuations of it have none.
+    pub fn mark<M: Module>(self) {
+        // SAFETY: a live request of this thread. The module's own address serves as the mark.
+        unsafe { ffi::ap_set_module_config((*self.raw()).request_config, M::raw(), M::raw().cast()) };
     }
 
-    /// The value that [`keep_state`](Self::keep_state) of the same types kept.
-    pub fn state<M: Module, T: Sync + 'static>(self) -> Option<&'a T> {
-        // SAFETY: the vector holds null or what `keep_state` stored; a module keeps values of one type.
-        unsafe { ffi::ap_get_module_config((*self.raw()).request_config, M::raw()).cast::<T>().as_ref() }
+    /// Whether the request has the mark of the module.
+    pub fn is_marked<M: Module>(self) -> bool {
+        // SAFETY: a live request of this thread; the vector has a place for each module.
+        unsafe { !ffi::ap_get_module_config((*self.raw()).request_config, M::raw()).is_null() }
     }
 }
 

@@ -2,13 +2,15 @@
 // spec: mod_backhand 9
 
 use std::ffi::CStr;
+use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::chain::SELF;
 use backhand::matrix::SLOTS_MAX;
+use backhand::table::View;
 use backhand::{
-    Chain, Decision, Method, Micros, Random, RequestView, Server, Snapshot, Table, redirect, request as view,
-    sample,
+    Chain, Decision, Method, Micros, Random, RequestView, Servers, Table, redirect, request as view, sample,
 };
 use httpd::proxy::Attempt;
 use httpd::requests::dir_config;
@@ -17,12 +19,9 @@ use httpd::{Level, Outcome, Request};
 use crate::explain;
 use crate::external::Objects;
 use crate::module::{Backhand, Child, child};
-use crate::receive::{HOP, has_hopped, signed};
+use crate::receive::{HOP, signed};
 use crate::settings::{Category, Dir, Fallback, log, micros};
 use crate::shared;
-
-/// Marks a request that was decided: once is enough.
-struct Decided;
 
 pub(crate) fn handler(request: Request<'_>) -> Outcome {
     let Some(dir) = dir_config::<Backhand>(request) else { return Outcome::Declined };
@@ -31,18 +30,40 @@ pub(crate) fn handler(request: Request<'_>) -> Outcome {
     if !is_eligible(request) {
         return Outcome::Declined;
     }
-    let Some(target) = view::target(request.original().unparsed_uri()) else { return Outcome::Declined };
-    request.keep_state::<Backhand, Decided>(Decided);
-    let time = sample::clock();
-    let mut snapshot = Snapshot::new(time.into());
-    table.read(&mut snapshot);
-    // Without a record of this server the manager has not begun: nothing is known yet.
-    if snapshot.get(SELF).is_none() {
+    let watched = dir.explain() || dir.dry_run();
+    if watched && target_elsewhere(request).is_none() {
         return Outcome::Declined;
     }
-    let decision = decide(request, dir, chain, &snapshot, child.random(request, time));
-    table.counters.decided.fetch_add(1, Relaxed);
-    for error in &decision.errors {
+    // The manager has not begun: nothing is known yet.
+    if table.used() == 0 {
+        return Outcome::Declined;
+    }
+    request.mark::<Backhand>();
+    if chain.reads_in_flight() {
+        table.count_own();
+    }
+    let now = now(request, table);
+    let servers = table.at(now);
+    let decision = decide(request, dir, chain, &servers, child.random(request, now));
+    if !decision.errors().is_empty() {
+        tell_errors(request, table, &decision);
+    }
+    let work = Work { request, dir, child, table, servers, decision: &decision };
+    if watched {
+        work.explain();
+    }
+    if work.stays() { work.stay() } else { work.leave() }
+}
+
+/// The time, without asking for it once more: when the request line was read, or when the manager last looked at the
+/// clock, as a client may send its headers slowly.
+fn now(request: Request<'_>, table: &Table<SLOTS_MAX>) -> Micros {
+    Micros(request.began()).max(Micros(table.heartbeat.load(Relaxed)))
+}
+
+#[cold]
+fn tell_errors(request: Request<'_>, table: &Table<SLOTS_MAX>, decision: &Decision) {
+    for error in decision.errors() {
         let before = table.counters.external_errors.fetch_add(1, Relaxed);
         // Powers of two: a function that always errs does not fill the disk.
         if (before + 1).is_power_of_two() {
@@ -50,51 +71,40 @@ pub(crate) fn handler(request: Request<'_>) -> Outcome {
             log(request.server().log(), Category::Proxy, Level::Error, &text);
         }
     }
-    let mut work =
-        Work { request, dir, child, table, snapshot: &snapshot, decision: &decision, target, attempts: 0 };
-    if dir.explain() || dir.dry_run() {
-        let text = explain::text(&decision, &snapshot);
-        explain::show(request, &text);
-        log(request.server().log(), Category::Decision, Level::Debug, &text);
-    }
-    if dir.dry_run() {
-        let would = decision.set.first().filter(|slot| **slot != SELF).and_then(|slot| snapshot.get(*slot));
-        let would = would.map_or("local", |server| server.stat.hostname.as_str());
-        request.subprocess_env().set(c"BACKHAND_WOULD", would.as_bytes());
-        return work.local();
-    }
-    work.run()
 }
 
 /// Whether a decision is made for it at all.
 // spec: mod_backhand 9.1
 fn is_eligible(request: Request<'_>) -> bool {
-    let decided = || {
-        std::iter::successors(Some(request), |r| r.previous())
-            .any(|r| r.state::<Backhand, Decided>().is_some())
-    };
-    let upgrade = || request.headers_in().get(c"Upgrade").is_some();
+    // Once is enough, and what another server sent (or says so) is never sent on.
+    let marked =
+        || std::iter::successors(Some(request), |r| r.previous()).any(Request::is_marked::<Backhand>);
     // The commonest first: the handlers of a request that is sent on run again.
     !request.is_proxied()
         && request.is_main()
         && request.status() == 200
-        && !decided()
-        && !has_hopped(request)
-        && !matches!(request.method(), b"CONNECT" | b"TRACE")
-        && !upgrade()
+        && !marked()
+        && !request.is_connect_or_trace()
+}
+
+/// Path and query for another server. `None` if there are none, or if the client wants another protocol.
+fn target_elsewhere(request: Request<'_>) -> Option<&[u8]> {
+    let upgrade = request.headers_in().get(c"Upgrade");
+    view::target(request.original().unparsed_uri()).filter(|_| upgrade.is_none())
 }
 
 fn decide(
     request: Request<'_>,
     dir: &Dir,
     chain: &Chain,
-    snapshot: &Snapshot,
+    servers: &View<'_, SLOTS_MAX>,
     mut random: Random,
 ) -> Decision {
-    let cookies = if chain.reads_session() { request.headers_in().all(c"Cookie") } else { Vec::new() };
-    let view = RequestView { cookies: &cookies, query: request.query() };
+    let session = chain.reads_session();
+    let cookies = if session { request.headers_in().all(c"Cookie") } else { Vec::new() };
+    let view = RequestView { cookies: &cookies, query: if session { request.query() } else { b"" } };
     let explain = dir.explain() || dir.dry_run();
-    chain.decide(snapshot, &view, &mut random, &mut Objects(request), explain)
+    chain.decide(servers, &view, &mut random, &mut Objects(request), explain)
 }
 
 struct Work<'a> {
@@ -102,45 +112,37 @@ struct Work<'a> {
     dir: &'a Dir,
     child: &'a Child,
     table: &'static Table<SLOTS_MAX>,
-    snapshot: &'a Snapshot,
+    servers: View<'a, SLOTS_MAX>,
     decision: &'a Decision,
-    target: &'a [u8],
-    attempts: u32,
 }
 
-impl Work<'_> {
-    fn run(&mut self) -> Outcome {
-        let mut charged = None;
-        for slot in &self.decision.set {
-            let Some(server) = self.snapshot.get(*slot) else { continue };
-            if self.attempts > 0 {
-                self.table.counters.retried.fetch_add(1, Relaxed);
-            }
-            self.charge(&mut charged, *slot);
-            if *slot == SELF && !self.dir.self_redirect() {
-                return self.local();
-            }
-            if let Some(outcome) = self.redirect(*slot, server) {
-                return outcome;
-            }
-            if self.attempts >= self.dir.max_attempts() {
-                break;
-            }
-            self.attempts += 1;
-            if let Some(outcome) = self.proxy(*slot, server) {
-                return outcome;
-            }
+impl<'a> Work<'a> {
+    /// Most requests: nothing is to be sent anywhere.
+    fn stays(&self) -> bool {
+        match self.decision.set.first() {
+            None => true,
+            Some(&SELF) => !self.dir.self_redirect() || self.dir.dry_run(),
+            Some(_) => self.dir.dry_run(),
         }
-        if self.decision.set.is_empty() {
-            return self.local();
+    }
+
+    /// Leaves the request to the handlers of this server.
+    fn stay(&self) -> Outcome {
+        if !self.dir.dry_run() && !self.decision.set.is_empty() {
+            self.charge(&mut None, SELF);
         }
-        self.table.counters.failed.fetch_add(1, Relaxed);
-        let text = format!("no server took {}", String::from_utf8_lossy(self.target));
-        log(self.request.server().log(), Category::Proxy, Level::Warning, &text);
-        match self.dir.fallback() {
-            Fallback::Local => self.local(),
-            Fallback::Error => Outcome::Status(503),
+        self.table.stay();
+        self.serve_here()
+    }
+
+    fn serve_here(&self) -> Outcome {
+        self.request.subprocess_env().set_static(c"BACKHAND_METHOD", c"local");
+        if self.table.counts_own() {
+            self.table.begin(SELF);
+            let table = self.table;
+            self.request.pool().on_end(move || table.end(SELF, Micros(0), false));
         }
+        Outcome::Declined
     }
 
     /// The prediction follows the request from server to server.
@@ -152,18 +154,84 @@ impl Work<'_> {
         self.table.charge(slot, load);
     }
 
+    /// Not part of [`handler`], which would need its room on the stack for all requests.
+    #[inline(never)]
+    fn leave(self) -> Outcome {
+        let Some(target) = target_elsewhere(self.request) else { return Outcome::Declined };
+        self.table.counters.left.fetch_add(1, Relaxed);
+        Away { work: self, target, attempts: 0 }.run()
+    }
+
+    #[cold]
+    fn explain(&self) {
+        let (request, decision) = (self.request, self.decision);
+        let text = explain::text(decision, &self.servers);
+        explain::show(request, &text);
+        log(request.server().log(), Category::Decision, Level::Debug, &text);
+        if self.dir.dry_run() {
+            let chosen = decision.set.first().filter(|slot| **slot != SELF);
+            let tell = |name: &[u8]| request.subprocess_env().set(c"BACKHAND_WOULD", name);
+            chosen.map_or_else(|| tell(b"local"), |slot| self.table.with_name(*slot, tell));
+        }
+    }
+}
+
+/// A request that is sent to other servers.
+struct Away<'a> {
+    work: Work<'a>,
+    target: &'a [u8],
+    attempts: u32,
+}
+
+impl<'a> Deref for Away<'a> {
+    type Target = Work<'a>;
+
+    fn deref(&self) -> &Work<'a> {
+        &self.work
+    }
+}
+
+impl Away<'_> {
+    /// Sends the request to the servers of the decision, one after another.
+    fn run(&mut self) -> Outcome {
+        let mut charged = None;
+        for slot in &self.decision.set {
+            let Some(contact) = self.table.contact(*slot) else { continue };
+            if self.attempts > 0 {
+                self.table.counters.retried.fetch_add(1, Relaxed);
+            }
+            self.charge(&mut charged, *slot);
+            if *slot == SELF && !self.dir.self_redirect() {
+                return self.local();
+            }
+            if let Some(outcome) = self.redirect(*slot) {
+                return outcome;
+            }
+            if self.attempts >= self.dir.max_attempts() {
+                break;
+            }
+            self.attempts += 1;
+            if let Some(outcome) = self.proxy(*slot, contact) {
+                return outcome;
+            }
+        }
+        self.table.counters.failed.fetch_add(1, Relaxed);
+        let text = format!("no server took {}", String::from_utf8_lossy(self.target));
+        log(self.request.server().log(), Category::Proxy, Level::Warning, &text);
+        match self.dir.fallback() {
+            Fallback::Local => self.local(),
+            Fallback::Error => Outcome::Status(503),
+        }
+    }
+
     /// Leaves the request to the handlers of this server.
     fn local(&self) -> Outcome {
-        self.table.counters.local.fetch_add(1, Relaxed);
-        self.request.subprocess_env().set_static(c"BACKHAND_METHOD", c"local");
+        self.table.counters.returned.fetch_add(1, Relaxed);
         if self.attempts > 0 {
             self.request.replay_body();
             self.note_attempts();
         }
-        self.table.begin(SELF);
-        let table = self.table;
-        self.request.pool().on_end(move || table.end(SELF, Micros(0), false));
-        Outcome::Declined
+        self.serve_here()
     }
 
     fn note_attempts(&self) {
@@ -176,7 +244,8 @@ impl Work<'_> {
 
     /// `None` if the request is to be proxied.
     // spec: mod_backhand 9.2
-    fn redirect(&self, slot: u16, server: &Server) -> Option<Outcome> {
+    #[inline(never)]
+    fn redirect(&self, slot: u16) -> Option<Outcome> {
         let format = match &self.decision.method {
             Method::Proxy => return None,
             Method::RedirectToName(format) => Some(format.as_deref()),
@@ -190,10 +259,10 @@ impl Work<'_> {
         }
         let host = self.request.headers_in().get(c"Host").unwrap_or_default();
         let host = std::str::from_utf8(host).unwrap_or_default();
-        let names = self.snapshot.slots.iter().flatten().map(|s| s.stat.hostname.as_str());
-        if !redirect::is_allowed(host, names) {
-            return Some(self.local());
-        }
+        let snapshot = self.table.snapshot(self.servers.now());
+        let mut names = snapshot.slots.iter().flatten().map(|s| s.stat.hostname.as_str());
+        let server = snapshot.get(slot).filter(|_| redirect::is_allowed(host, &mut names));
+        let Some(server) = server else { return Some(self.local()) };
         let (scheme, port) = self.request.scheme();
         let authority = match format {
             Some(format) => redirect::by_name(&server.stat, format, host, port),
@@ -204,20 +273,21 @@ impl Work<'_> {
         self.request.headers_out().set(c"Location", &location);
         self.request.err_headers_out().set(c"Cache-Control", b"no-store");
         self.table.counters.redirected.fetch_add(1, Relaxed);
-        self.tell(server, c"redirect");
+        self.tell(slot, c"redirect");
         Some(Outcome::Status(302))
     }
 
-    fn tell(&self, server: &Server, method: &'static CStr) {
+    #[inline(never)]
+    fn tell(&self, slot: u16, method: &'static CStr) {
         let env = self.request.subprocess_env();
-        env.set(c"BACKHAND_TO", server.stat.hostname.as_bytes());
+        self.table.with_name(slot, |name| env.set(c"BACKHAND_TO", name));
         env.set_static(c"BACKHAND_METHOD", method);
         self.note_attempts();
     }
 
     /// `None` if the next server is to be tried.
     // spec: mod_backhand 9.3, 9.4
-    fn proxy(&self, slot: u16, server: &Server) -> Option<Outcome> {
+    fn proxy(&self, slot: u16, addr: SocketAddr) -> Option<Outcome> {
         let Some(workers) = &self.child.workers else { return Some(self.local()) };
         let (request, begun) = (self.request, sample::now());
         let headers = request.headers_in();
@@ -230,10 +300,10 @@ impl Work<'_> {
         let scheme = if request.scheme().0 == "https" { c"https" } else { c"http" };
         headers.set_static(c"X-Forwarded-Proto", scheme);
         let key = self.child.plan.global.keys.first();
-        headers.set(HOP, self.child.origin.header(begun, key, signed(request, self.target)).as_bytes());
+        let signed = || signed(request, self.target);
+        headers.set(HOP, &self.child.origin.header(begun, key, signed));
         let repeatable = view::is_idempotent(request.method()) && !has_body(request);
         self.table.begin(slot);
-        let addr = server.stat.contact;
         let attempt = workers.attempt(request, addr, self.target, repeatable);
         let now = sample::now();
         let answered = matches!(attempt, Some(Attempt::Answered(_)));
@@ -241,7 +311,7 @@ impl Work<'_> {
         let (code, why) = match attempt {
             Some(Attempt::Answered(code)) => {
                 self.table.counters.proxied.fetch_add(1, Relaxed);
-                self.tell(server, c"proxy");
+                self.tell(slot, c"proxy");
                 return Some(Outcome::Done(code));
             }
             Some(Attempt::NoConnection) => (None, "no connection"),
@@ -252,10 +322,12 @@ impl Work<'_> {
         headers.remove(HOP);
         put_back(headers, c"X-Forwarded-Proto", proto_before);
         put_back(headers, c"Host", host_before);
-        let text = format!("{} ({addr}): {why}", server.stat.hostname);
-        log(request.server().log(), Category::Proxy, Level::Warning, &text);
+        self.table.with_name(slot, |name| {
+            let text = format!("{} ({addr}): {why}", String::from_utf8_lossy(name));
+            log(request.server().log(), Category::Proxy, Level::Warning, &text);
+        });
         code.map(|code| {
-            self.tell(server, c"proxy");
+            self.tell(slot, c"proxy");
             Outcome::Done(code)
         })
     }

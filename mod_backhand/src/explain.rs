@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use backhand::{Decision, Method, Snapshot};
+use backhand::{Decision, Method, Servers};
 use httpd::Request;
 
 /// Note, and name of the header.
@@ -11,10 +11,10 @@ pub(crate) const EXPLAIN: &std::ffi::CStr = c"Backhand-Explain";
 const LEN_MAX: usize = 4000;
 
 /// Candidates after each step: `up: www-1 www-2; byAge 2: www-1; -> www-1`.
-pub(crate) fn text(decision: &Decision, snapshot: &Snapshot) -> String {
+pub(crate) fn text(decision: &Decision, servers: &impl Servers) -> String {
     let mut text = String::new();
-    let name = |slot: &u16| snapshot.get(*slot).map_or("?", |s| s.stat.hostname.as_str());
-    for step in &decision.steps {
+    let name = |slot: &u16| servers.stat(*slot).map_or_else(|| "?".to_owned(), |s| s.hostname.to_string());
+    for step in decision.steps() {
         let _ = write!(text, "{}:", step.call);
         step.set.iter().for_each(|slot| {
             let _ = write!(text, " {}", name(slot));

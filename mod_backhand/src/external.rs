@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use backhand::chain::{External, Set};
 use backhand::matrix::SLOTS_MAX;
-use backhand::{Method, Snapshot};
+use backhand::{Method, Servers};
 use httpd::Request;
 
 /// Most functions of shared objects in a configuration.
@@ -124,7 +124,8 @@ fn loader_error() -> String {
 pub(crate) struct Objects<'a>(pub(crate) Request<'a>);
 
 impl External for Objects<'_> {
-    fn call(&mut self, id: usize, set: &mut Set, snapshot: &Snapshot) -> Result<Option<Method>, String> {
+    #[inline(never)]
+    fn call(&mut self, id: usize, set: &mut Set, servers: &dyn Servers) -> Result<Option<Method>, String> {
         let objects = OBJECTS.read().unwrap_or_else(PoisonError::into_inner);
         let object = objects.get(id).ok_or("the function is not loaded")?;
         let _one = (!object.concurrent).then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));
@@ -149,7 +150,7 @@ impl External for Objects<'_> {
         let entries = entries.ok_or_else(|| format!("it left {count} servers"))?;
         set.clear();
         for entry in entries {
-            let slot = u16::try_from(*entry).ok().filter(|slot| snapshot.get(*slot).is_some());
+            let slot = u16::try_from(*entry).ok().filter(|slot| servers.figures(*slot).is_some());
             let slot = slot.ok_or_else(|| format!("it chose server {entry}, which there is not"))?;
             if !set.contains(&slot) {
                 set.push(slot);

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use backhand::hop::Origin;
-use backhand::{Name, Random};
+use backhand::{Micros, Name, Random};
 use httpd::module::{config, say_at_start};
 use httpd::proxy::{self, Connections, Workers};
 use httpd::requests::{first_port, runtime_path};
@@ -85,10 +85,9 @@ pub(crate) struct Child {
 impl Child {
     /// Random numbers for a request. The place of the request and the time tell it from all others of this child; state
     /// of the thread would cost a request more than all else that is done here, as its memory is rarely in a cache.
-    pub(crate) fn random(&self, request: Request<'_>, time: Duration) -> Random {
-        let place = request.unparsed_uri().as_ptr().addr() as u64;
-        let both = u64::from(time.subsec_nanos()) << 32 ^ time.as_secs() ^ place.rotate_left(24);
-        Random::new(self.seed.wrapping_add(both))
+    pub(crate) fn random(&self, request: Request<'_>, time: Micros) -> Random {
+        let place = request.as_ptr().addr() as u64;
+        Random::new(self.seed.wrapping_add(time.0 << 32 ^ time.0 ^ place.rotate_left(24)))
     }
 }
 
@@ -129,7 +128,7 @@ impl Module for Backhand {
         settings::reset();
         external::reset();
         *PLAN.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        HAS_PROXY.store(proxy::find(), Relaxed);
+        HAS_PROXY.store(proxy::find::<Self>(), Relaxed);
         Status::Ok
     }
 
@@ -213,10 +212,7 @@ impl RequestModule for Backhand {
     }
 
     fn handler(request: Request<'_>) -> Outcome {
-        if request.handler_name() == b"backhand-handler" {
-            return page::show(request);
-        }
-        decide::handler(request)
+        if request.has_handler(c"backhand-handler") { page::show(request) } else { decide::handler(request) }
     }
 }
 

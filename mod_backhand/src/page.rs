@@ -29,6 +29,7 @@ try{sessionStorage.sort=i+','+d}catch{}};\
 [...t.tHead.rows[0].cells].forEach((h,i)=>h.firstChild.onclick=()=>s(i,h.ariaSort=='ascending'?-1:1));\
 try{const[i,d]=sessionStorage.sort.split(',');s(+i,+d)}catch{}";
 
+#[cold]
 pub(crate) fn show(request: Request<'_>) -> Outcome {
     if !matches!(request.method(), b"GET" | b"HEAD") {
         request.err_headers_out().set(c"Allow", b"GET, HEAD");
@@ -90,7 +91,13 @@ fn thousandths(value: i64) -> f64 {
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
 fn mean_ms(server: &Server) -> f64 {
-    if server.live.sent == 0 { 0.0 } else { server.live.time_us as f64 / server.live.sent as f64 / 1000.0 }
+    if server.sent == 0 { 0.0 } else { server.time_us as f64 / server.sent as f64 / 1000.0 }
+}
+
+/// Requests of this host under way at a server. Those at this one are counted only if a chain compares them: otherwise
+/// its busy workers tell as much.
+fn in_flight(table: &Table<SLOTS_MAX>, slot: usize, server: &Server) -> i64 {
+    if slot == 0 && !table.counts_own() { server.stat.busy().into() } else { server.live.in_flight }
 }
 
 fn via(slot: usize, server: &Server) -> &'static str {
@@ -135,12 +142,12 @@ pub(crate) fn json_page(table: &Table<SLOTS_MAX>) -> String {
             stat.tmem,
             stat.amem,
             thousandths(server.live.predicted_load),
-            server.live.in_flight,
-            server.live.sent,
+            in_flight(table, slot, server),
+            server.sent,
             mean_ms(server),
         ));
     }
-    let mut counters = table.counters.list();
+    let mut counters = table.counts();
     let restarts = table.counters.manager_starts.load(Relaxed).saturating_sub(1);
     counters.push(("manager_restarts", restarts));
     let counters: Vec<String> = counters.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
@@ -193,7 +200,7 @@ fn html_page(request: Request<'_>, table: &Table<SLOTS_MAX>, refresh: Option<u32
     page.push_str("</tr></thead><tbody>\n");
     for (slot, server) in snapshot.slots.iter().enumerate() {
         if let Some(server) = server {
-            html_row(&mut page, slot, server, now);
+            html_row(&mut page, slot, server, in_flight(table, slot, server), now);
         }
     }
     page.push_str("</tbody></table></div>\n");
@@ -212,21 +219,21 @@ fn html_page(request: Request<'_>, table: &Table<SLOTS_MAX>, refresh: Option<u32
         None => ("outside of sections".to_owned(), server_dir_config::<Backhand>(request.server())),
     };
     let chain = settings.and_then(|dir| dir.chain.as_ref());
-    let calls = chain.map(|chain| chain.calls().iter().map(|call| escape(&call.text)).collect::<Vec<_>>());
+    let calls = chain.map(|chain| chain.texts().iter().map(|text| escape(text)).collect::<Vec<_>>());
     let calls = calls.map_or_else(|| "none".to_owned(), |calls| calls.join(", "));
     let _ = write!(page, "<p>Chain {place}: {calls}");
     if child().is_some_and(|child| child.workers.is_none()) {
         page.push_str(". mod_proxy is not loaded: requests can be redirected only");
     }
     page.push_str("</p>\n<p>");
-    for (name, value) in table.counters.list() {
+    for (name, value) in table.counts() {
         let _ = write!(page, "{name} {value} &nbsp; ");
     }
     let _ = writeln!(page, "</p>\n<script>{SCRIPT}</script></body></html>");
     page
 }
 
-fn html_row(page: &mut String, slot: usize, server: &Server, now: Micros) {
+fn html_row(page: &mut String, slot: usize, server: &Server, in_flight: i64, now: Micros) {
     let (stat, state) = (&server.stat, server.state(now).word());
     let class = if slot == 0 { "self" } else { state };
     let _ = write!(page, "<tr class=\"{class}\">");
@@ -249,8 +256,8 @@ fn html_row(page: &mut String, slot: usize, server: &Server, now: Micros) {
     cell((stat.tmem >> 20).to_string());
     cell((stat.amem >> 20).to_string());
     cell(format!("{:.2}", thousandths(server.live.predicted_load)));
-    cell(server.live.in_flight.to_string());
-    cell(server.live.sent.to_string());
+    cell(in_flight.to_string());
+    cell(server.sent.to_string());
     cell(format!("{:.1}", mean_ms(server)));
     page.push_str("</tr>\n");
 }

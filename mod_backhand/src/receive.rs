@@ -5,22 +5,15 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use backhand::hop::{Signed, verify};
-use backhand::{request as view, sample};
+use backhand::{Micros, address, request as view};
 use httpd::{Level, Request};
 
-use crate::module::child;
+use crate::module::{Backhand, child};
 use crate::settings::{Category, log};
 use crate::shared;
 
-/// Name of the header, and of the note that a request has it.
+/// Name of the header.
 pub(crate) const HOP: &std::ffi::CStr = c"Backhand-Hop";
-/// Note of a request with a header, believed or not: it is never sent on.
-const NOTE: &std::ffi::CStr = c"backhand-hop";
-
-/// Whether another server sent it, or says so.
-pub(crate) fn has_hopped(request: Request<'_>) -> bool {
-    request.original().notes().get(NOTE).is_some()
-}
 
 /// What the header's code covers.
 pub(crate) fn signed<'a>(request: Request<'a>, target: &'a [u8]) -> Signed<'a> {
@@ -32,9 +25,16 @@ pub(crate) fn post_read(request: Request<'_>) {
     if request.previous().is_some() {
         return;
     }
-    let Some(value) = request.headers_in().get(HOP) else { return };
-    // Never sent on, even when it is not believed: servers whose keys or clocks differ must not play ball with it.
-    request.notes().set_static(NOTE, c"1");
+    if let Some(value) = request.headers_in().get(HOP) {
+        // Never sent on, even when it is not believed: servers whose keys or clocks differ must not play ball with it.
+        request.mark::<Backhand>();
+        receive(request, value);
+    }
+}
+
+/// Not part of [`post_read`], which would need its room on the stack for all requests.
+#[inline(never)]
+fn receive(request: Request<'_>, value: &[u8]) {
     let Some((child, table)) = child().zip(shared::table()) else { return };
     let plan = &child.plan;
     let peer = request.peer();
@@ -42,8 +42,8 @@ pub(crate) fn post_read(request: Request<'_>) {
         let ip = from.ip();
         peer == Some(ip) && plan.global.networks.iter().any(|n| n.contains(ip)) && table.announces(ip)
     };
-    let target = view::target(request.unparsed_uri()).unwrap_or_default();
-    let from = verify(value, sample::now(), &plan.global.keys, signed(request, target), is_peer);
+    let signed = || signed(request, view::target(request.unparsed_uri()).unwrap_or_default());
+    let from = verify(value, Micros(request.began()), &plan.global.keys, signed, is_peer);
     let Some(from) = from else {
         request.headers_in().remove(HOP);
         let before = table.counters.hop_forged.fetch_add(1, Relaxed);
@@ -59,10 +59,13 @@ pub(crate) fn post_read(request: Request<'_>) {
         return;
     };
     table.counters.hop_in.fetch_add(1, Relaxed);
-    request.subprocess_env().set(c"BACKHAND_FROM", from.text.as_bytes());
+    request.subprocess_env().set(c"BACKHAND_FROM", from.text);
     let forwarded = request.headers_in().get(c"X-Forwarded-For").unwrap_or_default();
     // What is no address changes nothing.
-    request.set_client(view::forwarded(forwarded));
+    let client = view::forwarded(forwarded);
+    if let Some(addr) = address::ip(client) {
+        request.set_client(addr, client);
+    }
     if plan.global.peer_keepalive {
         request.force_keepalive();
     }

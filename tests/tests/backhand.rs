@@ -558,6 +558,35 @@ fn the_chosen_server_is_killed_in_the_middle_of_a_connection() {
 }
 
 #[test]
+fn a_client_that_sends_its_headers_slowly_does_not_make_old_information_fresh() {
+    let chain = "<Location /who>\nBackhand byAge 1\nBackhand removeSelf\n</Location>\n";
+    let mut webs = Webs::start(2, Mpm::Event, |_, _| chain.to_owned()).unwrap();
+    webs.wait_all_up().unwrap();
+    let mut stream = BufReader::new(TcpStream::connect(webs.web(1).address()).unwrap());
+    stream.get_mut().write_all(b"GET /who HTTP/1.1\r\n").unwrap();
+    let own = |field: &str| status(webs.web(1)).unwrap()["servers"][0][field].as_i64().unwrap();
+    wait::until("a worker that waits for the headers", LIMIT, || match (own("nservers"), own("aservers")) {
+        (all, idle) if idle < all => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .unwrap();
+    webs.kill(2);
+    wait::until("old information", LIMIT, || {
+        match status(webs.web(1)).unwrap()["servers"][1]["age_ms"].as_u64().unwrap() {
+            1300.. => Ok(()),
+            age => Err(format!("{age} ms")),
+        }
+    })
+    .unwrap();
+    stream.get_mut().write_all(b"Host: www.example.com\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("www-1\n"), "{answer}");
+    let count = |name| counter(webs.web(1), name).unwrap();
+    assert_eq!((count("decided"), count("local"), count("failed")), (1, 1, 0));
+}
+
+#[test]
 fn connections_to_other_servers_stay_open() {
     for (pools, most) in [("On", 20), ("Off", 200)] {
         let chain = format!(

@@ -274,7 +274,7 @@ fn seeds_are_of_the_formats_in_use() {
     let signed = backhand::hop::Signed { method: b"GET", host: b"www.example.com:80", target: b"/a?b" };
     let from = "10.0.5.11:80".parse().unwrap();
     let origin = backhand::hop::Origin::new(from);
-    let hop = |key| origin.header(announcement.stamp, key, signed);
+    let hop = |key| String::from_utf8(origin.header(announcement.stamp, key, || signed).to_vec()).unwrap();
     write(
         "web_request",
         "signed",

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::stat::{Flags, Live, Name};
+use crate::stat::Name;
 
 const NOW: Micros = Micros(1_000_000_000);
 
@@ -16,7 +16,7 @@ fn server(number: u8) -> Server {
         aservers: 10,
         ..ServerStat::default()
     };
-    Server { stat, interval_ms: 1000, flags: Flags::default(), live: Live::default() }
+    Server { stat, interval_ms: 1000, ..Server::default() }
 }
 
 fn servers(count: u8, change: impl Fn(u8, &mut Server)) -> Snapshot {
@@ -189,7 +189,7 @@ fn names_self_and_methods() {
     assert_eq!(decision.method, Method::RedirectToName(Some("%l.%D".into())));
     let decision = decide(&["HTTPRedirectToIP"], &set, &RequestView::default());
     assert_eq!(decision.method, Method::RedirectToIp);
-    assert_eq!(decision.steps[1].set[..], [0, 1, 2, 3]);
+    assert_eq!(decision.steps()[1].set[..], [0, 1, 2, 3]);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn servers_that_are_not_up_are_no_candidates() {
 fn a_bad_external_function_leaves_the_set() {
     struct Mad;
     impl External for Mad {
-        fn call(&mut self, id: usize, set: &mut Set, _: &Snapshot) -> Result<Option<Method>, String> {
+        fn call(&mut self, id: usize, set: &mut Set, _: &dyn Servers) -> Result<Option<Method>, String> {
             set.clear();
             if id == 0 { Err("1000 entries".to_owned()) } else { Ok(Some(Method::RedirectToIp)) }
         }
@@ -218,10 +218,25 @@ fn a_bad_external_function_leaves_the_set() {
     let mut chain = Chain::default();
     chain.push("mad".into(), Function::External(0)).unwrap();
     let decision = chain.decide(&set, &RequestView::default(), &mut Random::new(1), &mut Mad, false);
-    assert_eq!((decision.set.len(), decision.errors.len()), (3, 1));
+    assert_eq!((decision.set.len(), decision.errors().len()), (3, 1));
     chain.push("good".into(), Function::External(1)).unwrap();
     let decision = chain.decide(&set, &RequestView::default(), &mut Random::new(1), &mut Mad, false);
     assert_eq!((decision.set.len(), decision.method), (0, Method::RedirectToIp));
+}
+
+#[test]
+fn one_server_is_not_compared_but_explained() {
+    let set = servers(1, |_, _| {});
+    let lines =
+        ["byAge", "byRandom", "byLogWindow", "byLoad", "byCost", "addPrediction", "removeSelf", "byLoad"];
+    let decision = decide(&lines, &set, &RequestView::default());
+    let steps: Vec<_> = decision.steps().iter().map(|step| (step.call.as_str(), step.set.len())).collect();
+    let mut expected: Vec<_> = ["up"].into_iter().chain(lines).map(|line| (line, 1)).collect();
+    // Nothing runs once no server is left.
+    expected.pop();
+    expected[7].1 = 0;
+    assert_eq!(steps, expected);
+    assert_eq!(decision.charge, Some(1000));
 }
 
 #[test]
@@ -296,17 +311,17 @@ proptest! {
         then in 0..ORDERINGS.len(),
         filter in 0..FILTERS.len(),
     ) {
-        let snapshot = Snapshot { now: NOW, slots: slots.into() };
+        let snapshot = Snapshot { now: NOW, slots };
         let lines = [ORDERINGS[before], ORDERINGS[then], FILTERS[filter]];
         let view = RequestView::default();
         let decision = chain(&lines).decide(&snapshot, &view, &mut Random::new(seed), &mut NoExternal, true);
         let sorted = |set: &[u16]| { let mut set = set.to_vec(); set.sort_unstable(); set };
         let initial = snapshot.candidates();
-        prop_assert!(decision.errors.is_empty());
-        for step in decision.steps.iter().take(3) {
+        prop_assert!(decision.errors().is_empty());
+        for step in decision.steps().iter().take(3) {
             prop_assert_eq!(sorted(&step.set), initial.to_vec());
         }
-        if let Some(ordered) = decision.steps.get(2) {
+        if let Some(ordered) = decision.steps().get(2) {
             // What is left stands in the same order: a subsequence.
             let mut rest = ordered.set.iter();
             prop_assert!(decision.set.iter().all(|slot| rest.any(|s| s == slot)));

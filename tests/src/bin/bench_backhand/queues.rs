@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use backhand::chain::NoExternal;
-use backhand::stat::{Flags, Live};
 use backhand::{Chain, Function, Micros, Random, RequestView, Server, ServerStat, Snapshot};
 
 use crate::traffic::exponential;
@@ -32,7 +31,7 @@ fn server(load: u32) -> Option<Server> {
         amem: 4 << 30,
         ..ServerStat::default()
     };
-    Some(Server { stat, interval_ms: 1000, flags: Flags::default(), live: Live::default() })
+    Some(Server { stat, interval_ms: 1000, ..Server::default() })
 }
 
 pub(crate) const PAPER: &str = "byAge, byRandom, byLogWindow, byLoad";
