@@ -1,11 +1,12 @@
 //! (a) and (b): what a request costs with the module and without, in many short turns side by side.
 //!
 //! A machine that does other things too changes from second to second. So turns are short, the two servers take them
-//! alternately, and each pair gives one ratio; the median of the ratios and its interval of confidence are shown. The
-//! CPU time of the servers for a request is shown beside the rate: what else runs makes requests late, but not longer.
+//! alternately, and each pair gives one ratio. The CPU time of the servers for a request is shown beside the rate: what
+//! else runs makes requests late, but not longer.
 //!
-//! Both servers are started several times: where a process happens to lie in memory makes it faster or slower by some
-//! percent for as long as it lives.
+//! Both servers are started many times: where a process happens to lie in memory makes it faster or slower by some
+//! percent for as long as it lives. So a start gives one value, the median of its ratios; the median of the starts and its
+//! interval of confidence are shown.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -89,7 +90,8 @@ fn cpu_time(groups: &[i32]) -> Result<u64> {
     Ok(sum)
 }
 
-/// Median of a sample with a 95 % interval for the median of all: order statistics, so no shape is assumed.
+/// Median of a sample with a 95 % interval for the median of all: order statistics, so no shape is assumed. Of less than
+/// six values all between the least and the most.
 fn interval(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     let count = values.len() as f64;
@@ -133,12 +135,18 @@ impl Pairs {
 fn compare(what: &str, aim: f64, options: &Options, start: impl Fn(&mut Pairs) -> Result<()>) -> Result<()> {
     ensure!(options.starts > 0 && options.pairs > 0, "--starts and --pairs must not be 0");
     let mut pairs = Pairs { both: Vec::new(), same: Vec::new() };
+    let (mut rates, mut cpus) = (Vec::new(), Vec::new());
     for _ in 0..options.starts {
+        let before = pairs.both.len();
         start(&mut pairs)?;
+        let middle = |ratio: &dyn Fn(&(Turn, Turn)) -> f64| {
+            median(pairs.both.iter().skip(before).map(ratio).collect()).0
+        };
+        rates.push(middle(&|(a, b)| a.rate / b.rate));
+        cpus.push(middle(&|(a, b)| a.cpu / b.cpu.max(1e-9)));
     }
+    let (rates, cpus) = (interval(rates), interval(cpus));
     let Pairs { both: pairs, same } = pairs;
-    let rates = interval(pairs.iter().map(|(a, b)| a.rate / b.rate).collect());
-    let cpus = interval(pairs.iter().map(|(a, b)| a.cpu / b.cpu.max(1e-9)).collect());
     let middle = |of: &dyn Fn(&(Turn, Turn)) -> f64| median(pairs.iter().map(of).collect()).0;
     let show = |(middle, low, high): (f64, f64, f64)| format!("{middle:.3} [{low:.3}, {high:.3}]");
     let verdict = match rates {
@@ -170,10 +178,14 @@ fn compare(what: &str, aim: f64, options: &Options, start: impl Fn(&mut Pairs) -
 ///
 /// Both servers have the same sections: what Apache takes to merge one is not ours.
 ///
+/// The manager announces as often as by default; the tests let it do so five times a second.
+///
 /// As in the configuration that Apache ships: without `AllowOverride None` a request that is mapped to a file looks for
 /// `.htaccess` in each folder above it, one that `ProxyPass` takes does not.
 const MORE: &str = "MaxKeepAliveRequests 0\nServerLimit 1\nStartServers 1\nThreadsPerChild 50\nMaxRequestWorkers 50\nMaxSpareThreads 50\n\
                     <Directory />\nAllowOverride None\n</Directory>\n";
+
+const INTERVAL: &str = "BackhandInterval 1s\n";
 
 /// The same modules but ours.
 fn other_modules() -> Result<String> {
@@ -188,7 +200,7 @@ pub(crate) fn local_overhead(options: &Options) -> Result<()> {
     let chain = "Backhand byAge\nBackhand byRandom\nBackhand byLogWindow\nBackhand byLoad\n";
     let section = |lines: &str| format!("{MORE}<Location /who>\nSetEnv SECTION who\n{lines}</Location>\n");
     compare("(a) a chain that serves here / no module", 0.99, options, |pairs| {
-        let webs = Webs::start(1, Mpm::Event, |_, _| section(chain))?;
+        let webs = Webs::start(1, Mpm::Event, |_, _| format!("{INTERVAL}{}", section(chain)))?;
         webs.wait_all_up()?;
         let dir = tempfile::tempdir()?;
         let config =
@@ -205,11 +217,8 @@ pub(crate) fn local_overhead(options: &Options) -> Result<()> {
 pub(crate) fn proxied(options: &Options) -> Result<()> {
     compare("(b) proxied / ProxyPass with connections that stay open", 0.95, options, |pairs| {
         let webs = Webs::start(2, Mpm::Event, |n, _| {
-            if n == 1 {
-                format!("{MORE}<Location /who>\nBackhand byAge\nBackhand removeSelf\n</Location>\n")
-            } else {
-                MORE.to_owned()
-            }
+            let chain = "<Location /who>\nBackhand byAge\nBackhand removeSelf\n</Location>\n";
+            format!("{INTERVAL}{MORE}{}", if n == 1 { chain } else { "" })
         })?;
         webs.wait_all_up()?;
         let dir = tempfile::tempdir()?;
