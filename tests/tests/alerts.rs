@@ -118,7 +118,7 @@ fn an_imbalance_and_a_silent_server_are_told_once_when_they_begin_and_once_when_
         told.display()
     );
     let text = format!(
-        "[[alert]]\nname = \"imbalance\"\nkind = \"imbalance\"\nfactor = 1.5\nover = \"10s\"\nmin_requests = 20\n{command}\n\
+        "[[alert]]\nname = \"imbalance\"\nkind = \"imbalance\"\nfactor = 1.5\nover = \"10s\"\nmin_requests = 40\n{command}\n\
          [[alert]]\nname = \"silent\"\nkind = \"silent\"\nseconds = 3\n{command}\n"
     );
     fs::write(&rules, text).unwrap();
@@ -136,7 +136,7 @@ fn an_imbalance_and_a_silent_server_are_told_once_when_they_begin_and_once_when_
     let said = |line: &str| {
         fs::read_to_string(&told).unwrap_or_default().lines().filter(|l| l.contains(line)).count()
     };
-    // h1 has 38 of 40 requests; then both fall silent, and one speaks again.
+    // h1 has 38 of 40 requests, and nothing is judged before all are seen; then both fall silent, and one speaks again.
     for n in 0..40 {
         load::get(apaches[usize::from(n % 20 == 0)].address(), "/index.html").unwrap();
     }
