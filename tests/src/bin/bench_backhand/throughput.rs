@@ -187,9 +187,12 @@ const MORE: &str = "MaxKeepAliveRequests 0\nServerLimit 1\nStartServers 1\nThrea
 
 const INTERVAL: &str = "BackhandInterval 1s\n";
 
-/// The same modules but ours.
-fn other_modules() -> Result<String> {
-    Ok(load_modules()?.lines().filter(|l| !l.contains("backhand")).map(|l| format!("{l}\n")).collect())
+/// Of a server without our module: all other modules, and a section in place of that of the diagnostic page.
+fn other_lines() -> Result<String> {
+    let modules: Vec<String> =
+        load_modules()?.lines().filter(|line| !line.contains("backhand")).map(str::to_owned).collect();
+    let section = "<Location /backhand/>\nSetHandler none\n</Location>\n";
+    Ok(format!("{}\nTypesConfig /dev/null\nKeepAliveTimeout 5\n{section}", modules.join("\n")))
 }
 
 fn group(apache: &Apache) -> i32 {
@@ -203,8 +206,7 @@ pub(crate) fn local_overhead(options: &Options) -> Result<()> {
         let webs = Webs::start(1, Mpm::Event, |_, _| format!("{INTERVAL}{}", section(chain)))?;
         webs.wait_all_up()?;
         let dir = tempfile::tempdir()?;
-        let config =
-            format!("{}TypesConfig /dev/null\nKeepAliveTimeout 5\n{}", other_modules()?, section(""));
+        let config = format!("{}{}", other_lines()?, section(""));
         let plain = Setup { name: "plain".into(), listen: free_address()?, mpm: Mpm::Event, config };
         let plain = Apache::start_here(dir.path(), plain)?;
         fs::write(plain.root().join("htdocs/who"), "www-1\n")?;
@@ -226,7 +228,7 @@ pub(crate) fn proxied(options: &Options) -> Result<()> {
             "<Location /who>\nProxyPass http://{}/who\n</Location>\nProxyPreserveHost On\n",
             webs.web(2).address()
         );
-        let config = format!("{}TypesConfig /dev/null\nKeepAliveTimeout 5\n{MORE}{pass}", other_modules()?);
+        let config = format!("{}{MORE}{pass}", other_lines()?);
         let plain = Setup { name: "plain".into(), listen: free_address()?, mpm: Mpm::Event, config };
         let plain = Apache::start_here(dir.path(), plain)?;
         // The server that answers is the same one; it also has to believe our header.
