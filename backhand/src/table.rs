@@ -116,11 +116,12 @@ struct Slot {
     in_flight: AtomicI64,
     in_flight_announced: AtomicI64,
     suspect_until: AtomicU64,
-    /// Decisions to serve here, for the slot of this server.
-    stayed: AtomicU64,
     copies: [Copy; 2],
     sent: AtomicU64,
     time_us: AtomicU64,
+    /// Decisions to serve here, for the slot of this server. Not in the first line: that would go from CPU to CPU with
+    /// each request, and all wait for it.
+    stayed: AtomicU64,
 }
 
 /// A table with room for `N` servers.
@@ -581,10 +582,10 @@ impl<const N: usize> Default for Table<N> {
                 in_flight: AtomicI64::new(0),
                 in_flight_announced: AtomicI64::new(0),
                 suspect_until: zero(),
-                stayed: zero(),
                 copies: [copy(), copy()],
                 sent: zero(),
                 time_us: zero(),
+                stayed: zero(),
             }),
             classic: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU32::new(0))),
         }

@@ -58,7 +58,7 @@ pub mod ffi {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
-pub use directive::{DirDirective, Directive, Node, Params, Scope};
+pub use directive::{DirDirective, Directive, Node, Params, Scope, Setter};
 pub use log::{Level, Log};
 pub use module::{Hooks, Module, Order, Status};
 pub use pool::Pool;

@@ -262,10 +262,12 @@ texts! {
 impl<'a> Request<'a> {
     /// Whether the configuration chose this handler.
     pub fn has_handler(self, name: &CStr) -> bool {
-        // SAFETY: a live request, whose texts live as long.
+        // SAFETY: a live request; the handler is null or NUL-terminated, and nothing is read behind the first byte that
+        // differs, which is the NUL at the latest.
         unsafe {
-            let handler = (*self.raw()).handler;
-            !handler.is_null() && CStr::from_ptr(handler) == name
+            let handler = (*self.raw()).handler.cast::<u8>();
+            !handler.is_null()
+                && name.to_bytes_with_nul().iter().enumerate().all(|(at, byte)| *handler.add(at) == *byte)
         }
     }
 

@@ -51,6 +51,7 @@ pub(crate) fn handler(request: Request<'_>) -> Outcome {
     let work = Work { request, dir, child, table, servers, decision: &decision };
     if watched {
         work.explain();
+        request.subprocess_env().set_static(c"BACKHAND_METHOD", c"local");
     }
     if work.stays() { work.stay() } else { work.leave() }
 }
@@ -136,7 +137,6 @@ impl<'a> Work<'a> {
     }
 
     fn serve_here(&self) -> Outcome {
-        self.request.subprocess_env().set_static(c"BACKHAND_METHOD", c"local");
         if self.table.counts_own() {
             self.table.begin(SELF);
             let table = self.table;
@@ -227,6 +227,7 @@ impl Away<'_> {
     /// Leaves the request to the handlers of this server.
     fn local(&self) -> Outcome {
         self.table.counters.returned.fetch_add(1, Relaxed);
+        self.request.subprocess_env().set_static(c"BACKHAND_METHOD", c"local");
         if self.attempts > 0 {
             self.request.replay_body();
             self.note_attempts();

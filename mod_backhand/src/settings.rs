@@ -12,7 +12,7 @@ use std::time::Duration;
 use backhand::acl::parse_contact;
 use backhand::matrix::SLOTS_MAX;
 use backhand::{Chain, Destination, Function, Key, Micros, Name, Network};
-use httpd::{DirDirective, Directive, Level, Log, Merged, Scope};
+use httpd::{DirDirective, Directive, Level, Log, Merged, Params, Scope, Setter};
 
 use crate::external;
 use crate::module::Backhand;
@@ -85,6 +85,8 @@ pub(crate) enum Fallback {
 /// Settings of a directory or location.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dir {
+    /// Whether there is any directive.
+    given: bool,
     /// Shared: sections are merged for every request.
     pub(crate) chain: Option<Arc<Chain>>,
     self_redirect: Option<bool>,
@@ -99,13 +101,14 @@ impl Dir {
     /// An inner section over those around it: a chain replaces a chain as a whole.
     // spec: mod_backhand 2.1
     pub(crate) fn merge(base: &Self, over: &Self) -> Merged<Self> {
-        if over.is_empty() {
+        if !over.given {
             return Merged::Base;
         }
-        if base.is_empty() {
+        if !base.given {
             return Merged::Over;
         }
         Merged::New(Self {
+            given: true,
             chain: over.chain.clone().or_else(|| base.chain.clone()),
             self_redirect: over.self_redirect.or(base.self_redirect),
             max_attempts: over.max_attempts.or(base.max_attempts),
@@ -114,15 +117,6 @@ impl Dir {
             dry_run: over.dry_run.or(base.dry_run),
             explain: over.explain.or(base.explain),
         })
-    }
-
-    /// Whether no directive was given.
-    fn is_empty(&self) -> bool {
-        let Self { chain, self_redirect, max_attempts, fallback, redirect_methods, dry_run, explain } = self;
-        chain.is_none()
-            && redirect_methods.is_none()
-            && (self_redirect, max_attempts, fallback) == (&None, &None, &None)
-            && (dry_run, explain) == (&None, &None)
     }
 
     pub(crate) fn self_redirect(&self) -> bool {
@@ -263,8 +257,14 @@ macro_rules! global {
 
 macro_rules! dir {
     ($name:ident, $text:literal, $help:literal, $min:literal..=$max:literal, $set:expr) => {
-        pub(crate) static $name: DirDirective<Backhand> =
-            DirDirective { name: $text, help: $help, min: $min, max: $max, set: $set };
+        pub(crate) static $name: DirDirective<Backhand> = {
+            fn set(c: &mut Dir, p: &Params<'_>, w: &[&[u8]]) -> Result<(), String> {
+                const SET: Setter<Dir> = $set;
+                c.given = true;
+                SET(c, p, w)
+            }
+            DirDirective { name: $text, help: $help, min: $min, max: $max, set }
+        };
     };
 }
 
