@@ -527,7 +527,6 @@ impl<S: Servers> View<'_, S> {
             Function::RemoveSelf => set.retain(|slot| *slot != SELF),
             Function::Off => set.clear(),
             Function::ByHostname(_) | Function::BySession(_) => self.look_up(function, set, request),
-            // The others say something about the decision, not about the set.
             function => self.compare(function, set, rng),
         }
     }
@@ -547,6 +546,7 @@ impl<S: Servers> View<'_, S> {
             }),
             Function::ByInFlight(bias) => self.order(set, *bias, |s| s.live.in_flight.max(0) * 1000),
             Function::ByCost(weights) => self.order_by_cost(set, *weights),
+            // The others say something about the decision, not about the set.
             _ => {}
         }
     }
