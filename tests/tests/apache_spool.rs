@@ -50,8 +50,14 @@ fn settled_with(apache: &Apache, lines: u64) -> BTreeMap<String, u64> {
     settled(Place::Here, apache.address(), lines, LIMIT).unwrap()
 }
 
+/// Journals that hold lines. A server that is stopped ends a child that just starts in the middle of it: such a child
+/// leaves an empty one, for the next server.
 fn journals(spool: &Path) -> usize {
-    fs::read_dir(spool).map_or(0, Iterator::count)
+    let list = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let holds = |file: &Path| {
+        file.extension().is_some_and(|e| e == "log") && file.metadata().is_ok_and(|m| m.len() > 0)
+    };
+    list(spool).filter(|journal| list(journal).any(|file| holds(&file))).count()
 }
 
 /// Processes below the server's own one.
@@ -149,7 +155,7 @@ fn a_server_that_is_killed_whole_finds_its_lines_again() {
     }
     gone(&pids);
     drop(first);
-    assert!(journals(&spool) > 0);
+    assert!(fs::read_dir(&spool).unwrap().next().is_some());
     cluster.start_all().unwrap();
     let writer = writer(&cluster);
     let second = apache(&cluster, "www-again", Mpm::Event, &more);
