@@ -479,7 +479,7 @@ impl Chain {
         if explain {
             decision.step("up", None);
         }
-        for (number, function) in self.functions.iter().enumerate() {
+        for (function, text) in self.functions.iter().zip(&self.texts) {
             let mut error = None;
             match (function, decision.set.len()) {
                 (Function::AddSelf, _) => view.apply(function, &mut decision.set, request, rng),
@@ -489,19 +489,15 @@ impl Chain {
                 (Function::Redirect(method), _) => decision.method = Method::clone(method),
                 (Function::AddPrediction(delta), _) => decision.charge = Some(*delta),
                 (Function::External(id), _) => {
-                    error = decision.external(self.text(number), *id, servers, external);
+                    error = decision.external(text, *id, servers, external);
                 }
                 (function, _) => view.apply(function, &mut decision.set, request, rng),
             }
             if explain {
-                decision.step(self.text(number), error);
+                decision.step(text, error);
             }
         }
         decision
-    }
-
-    fn text(&self, number: usize) -> &str {
-        self.texts.get(number).map_or("", String::as_str)
     }
 }
 

@@ -108,22 +108,23 @@ pub fn verify<'a, 'r>(
     request: impl FnOnce() -> Signed<'r>,
     is_peer: impl FnOnce(SocketAddr) -> bool,
 ) -> Option<Sender<'a>> {
-    if value.len() > LEN_MAX {
+    if value.len() > LEN_MAX || !value.is_ascii() {
         return None;
     }
+    let text = |bytes| std::str::from_utf8(bytes).ok();
     let mut parts = value.split(|b| *b == b';').map(<[u8]>::trim_ascii);
     if parts.next()? != b"1" {
         return None;
     }
     let (mut from, mut stamp, mut id, mut mac) = (None, None, None, None);
     for part in parts {
-        match part {
-            [b'f', b'r', b'o', b'm', b'=', value @ ..] => {
-                from = Some(Sender { contact: address::contact(value)?, text: value });
-            }
-            [b't', b'=', value @ ..] => stamp = Some(value),
-            [b'i', b'd', b'=', value @ ..] => id = Some(value),
-            [b'm', b'a', b'c', b'=', value @ ..] => mac = Some(value),
+        let (name, value) = part.split_at_checked(part.iter().position(|b| *b == b'=')?)?;
+        let value = value.get(1..)?;
+        match name {
+            b"from" => from = Some(Sender { contact: address::contact(value)?, text: value }),
+            b"t" => stamp = Some(Micros(text(value)?.parse().ok()?)),
+            b"id" => id = Some(text(value)?.parse::<u8>().ok()?),
+            b"mac" => mac = Some(value),
             _ => {}
         }
     }
@@ -131,12 +132,10 @@ pub fn verify<'a, 'r>(
     if keys.is_empty() {
         return is_peer(from.contact).then_some(from);
     }
-    let text = |bytes| std::str::from_utf8(bytes).ok();
-    let stamp = Micros(text(stamp)?.parse().ok()?);
     if now.since(stamp) > CLOCK_LIMIT || stamp.since(now) > CLOCK_LIMIT {
         return None;
     }
-    let (id, mac) = (text(id?)?.parse::<u8>().ok()?, mac?);
+    let (id, mac) = (id?, mac?);
     let data = request().data(from.contact, stamp);
     let good = keys.iter().filter(|key| key.id == id).any(|key| equal(hex(&key.sign(&data)).as_bytes(), mac));
     good.then_some(from)
@@ -204,6 +203,22 @@ mod tests {
         );
         assert_eq!(verify(value.as_bytes(), NOW, &[], || REQUEST, |_| false), None);
         assert_eq!(verify(b"2; from=10.0.5.10:80; t=1", NOW, &[], || REQUEST, |_| true), None);
+    }
+
+    #[test]
+    fn what_is_not_well_formed_is_not_believed() {
+        for bad in [
+            "1; from=10.0.5.10:80; t=now",
+            "1; from=10.0.5.10:80; t=",
+            "1; from=10.0.5.10:80; t=1; id=300",
+            "1; from=10.0.5.10:80; t=1; more",
+            "1; from=10.0.5.10:80; t=1; x=\u{e4}",
+            "1; from=10.0.5.10; t=1",
+            "1; from=10.0.5.10:80",
+            "1; t=1",
+        ] {
+            assert_eq!(verify(bad.as_bytes(), NOW, &[], || REQUEST, |_| true), None, "{bad}");
+        }
     }
 
     proptest! {

@@ -140,8 +140,8 @@ impl Workers {
 
     /// Sends the request to `addr` with this target (path and query as they were received; it begins with `/`), the
     /// client's `Host` included. All handlers run again: the caller's own must step aside. The mark of the module is on
-    /// the request then. With `repeatable` a lost
-    /// connection is reported on every connection of the client, so that another server can be tried.
+    /// the request then. With `repeatable` a lost connection is reported on every connection of the client, so that
+    /// another server can be tried.
     ///
     /// `None` when mod_proxy gives no worker.
     pub fn attempt(

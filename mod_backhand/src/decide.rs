@@ -44,7 +44,7 @@ pub(crate) fn handler(request: Request<'_>) -> Outcome {
     }
     let now = now(request, table);
     let servers = table.at(now);
-    let decision = decide(request, dir, chain, &servers, child.random(request, now));
+    let decision = decide(request, chain, &servers, child.random(request, now), watched);
     if !decision.errors().is_empty() {
         tell_errors(request, table, &decision);
     }
@@ -96,15 +96,14 @@ fn target_elsewhere(request: Request<'_>) -> Option<&[u8]> {
 
 fn decide(
     request: Request<'_>,
-    dir: &Dir,
     chain: &Chain,
     servers: &View<'_, SLOTS_MAX>,
     mut random: Random,
+    explain: bool,
 ) -> Decision {
     let session = chain.reads_session();
     let cookies = if session { request.headers_in().all(c"Cookie") } else { Vec::new() };
     let view = RequestView { cookies: &cookies, query: if session { request.query() } else { b"" } };
-    let explain = dir.explain() || dir.dry_run();
     chain.decide(servers, &view, &mut random, &mut Objects(request), explain)
 }
 

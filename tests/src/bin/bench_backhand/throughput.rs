@@ -178,13 +178,12 @@ fn compare(what: &str, aim: f64, options: &Options, start: impl Fn(&mut Pairs) -
 ///
 /// Both servers have the same sections: what Apache takes to merge one is not ours.
 ///
-/// The manager announces as often as by default; the tests let it do so five times a second.
-///
 /// As in the configuration that Apache ships: without `AllowOverride None` a request that is mapped to a file looks for
 /// `.htaccess` in each folder above it, one that `ProxyPass` takes does not.
 const MORE: &str = "MaxKeepAliveRequests 0\nServerLimit 1\nStartServers 1\nThreadsPerChild 50\nMaxRequestWorkers 50\nMaxSpareThreads 50\n\
                     <Directory />\nAllowOverride None\n</Directory>\n";
 
+/// As often as by default; the tests let the manager announce five times a second.
 const INTERVAL: &str = "BackhandInterval 1s\n";
 
 /// Of a server without our module: all other modules, and a section in place of that of the diagnostic page.
