@@ -28,7 +28,7 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use socket2::{Domain, Socket, Type};
 
-/// Measures mod_backhand. All of it takes about eight minutes in a release build.
+/// Measures mod_backhand. All of it takes about seven minutes in a release build.
 #[derive(Debug, Parser)]
 struct Options {
     /// Short: a minute, for a look and not for figures.
